@@ -1,0 +1,1 @@
+"""Settings, logging and failpoints. A leaf: imports nothing else of Tidegate."""

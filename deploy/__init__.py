@@ -1,0 +1,1 @@
+"""How Tidegate is run: the `tidegate` command, embedded servers, campaigns, load."""

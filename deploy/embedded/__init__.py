@@ -1,0 +1,1 @@
+"""Embedded servers and their supervision: a whole Tidegate from wheels, without Docker or root."""

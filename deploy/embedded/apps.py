@@ -1,0 +1,114 @@
+"""Tidegate's own processes in an embedded cluster."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import deploy
+from config.settings import Settings, to_environ
+from deploy.embedded.child import Child
+from deploy.embedded.ports import free_port
+
+# Where `deploy` is imported from, for children of a checkout that is not installed.
+_ROOT = Path(deploy.__file__).resolve().parents[1]
+# What a stop takes beyond the drain: closing pools, writing the last log lines.
+_CLOSING_S = 5.0
+_WORKER_STOP_S = 30.0  # a warm shutdown finishes the batch in hand
+_LOOP_STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Apps:
+    """The children to be started, and where each shows its metrics."""
+
+    children: list[Child]
+    metrics: dict[str, str]
+
+
+def describe(
+    settings: Settings,
+    workers: int,
+    environ: Mapping[str, str],
+    extra: Mapping[str, str],
+    folder: Path,
+) -> Apps:
+    """Lay out the API, the redispatcher and `workers` worker processes.
+
+    `environ` is every child's; `extra` holds settings (`TIDEGATE_…`) that win over `settings`.
+    """
+    base = _settings_environ(settings, extra) | {"PYTHONPATH": _python_path(environ)}
+    url = api_url(settings)
+    metrics = {"api": f"{url}/metrics"}
+
+    def child(name: str, role: str, command: str, stop_s: float, **more: str) -> Child:
+        return Child(
+            name=name,
+            role=role,
+            program=(sys.executable, "-m", "deploy.cli", command),
+            environ={**environ, **base, **more},
+            folder=folder,
+            ready=_answers(f"{url}/readyz") if command == "api" else _at_once,
+            stop_timeout_s=stop_s,
+            forks_role="worker-child" if command == "worker" else None,
+        )
+
+    def measured(name: str, role: str, command: str, stop_s: float, variable: str) -> Child:
+        port = free_port()
+        metrics[name] = f"http://127.0.0.1:{port}/metrics"
+        return child(name, role, command, stop_s, **{variable: str(port)})
+
+    api = child("api", "api", "api", settings.api.drain_timeout_s + _CLOSING_S)
+    redispatcher = measured(
+        "redispatcher",
+        "redispatcher",
+        "redispatcher",
+        _LOOP_STOP_S,
+        "TIDEGATE_REDISPATCHER__METRICS_PORT",
+    )
+    pool = [
+        measured(f"worker-{i}", "worker", "worker", _WORKER_STOP_S, "TIDEGATE_WORKER__METRICS_PORT")
+        for i in range(1, workers + 1)
+    ]
+    return Apps([api, redispatcher, *pool], metrics)
+
+
+def api_url(settings: Settings) -> str:
+    """Return where the API is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)
+    return (
+        f"http://[{host}]:{settings.api.port}"
+        if ":" in host
+        else f"http://{host}:{settings.api.port}"
+    )
+
+
+def _settings_environ(settings: Settings, extra: Mapping[str, str]) -> dict[str, str]:
+    """Say the settings, `extra` winning; a variable and its `_FILE` form exclude each other."""
+    plain = to_environ(settings)
+    for name in extra:
+        plain.pop(name.removesuffix("_FILE"), None)
+    return {**plain, **extra}
+
+
+def _python_path(environ: Mapping[str, str]) -> str:
+    return ":".join(filter(None, [str(_ROOT), environ.get("PYTHONPATH", "")]))
+
+
+def _at_once() -> bool:
+    return True
+
+
+def _answers(url: str) -> Callable[[], bool]:
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.HTTPError):
+            return False
+
+    return answers

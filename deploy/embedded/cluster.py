@@ -1,0 +1,209 @@
+"""A whole Tidegate on one machine: servers, migrations, campaign, processes, under one supervisor.
+
+    with Cluster(workers=2) as cluster:
+        httpx.get(cluster.api_url + "/livez")
+
+Used by `tidegate dev`, by the demo and by tests alike. Not for production: servers and processes
+share one machine and one superuser.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from msgspec.structs import replace
+
+import deploy
+from config.settings import Settings
+from deploy.embedded import apps, endpoints, seeding
+from deploy.embedded.endpoints import Endpoints
+from deploy.embedded.errors import EmbeddedError
+from deploy.embedded.folder import DataFolder
+from deploy.embedded.ports import free_port, is_free
+from deploy.embedded.servers import Servers, child_environ
+from deploy.embedded.supervisor import Processes, Supervisor
+
+# Small, and open at any date, so that a first intent meets a campaign.
+DEV_CAMPAIGN = Path(deploy.__file__).resolve().parent / "campaigns" / "dev.toml"
+# First the intake, so that nothing more is accepted; last what the others still need.
+_STOP_ORDER = (("api",), ("redispatcher",), ("worker",), ("postgres", "valkey"))
+
+
+class Cluster:
+    """An embedded cluster; a context manager.
+
+    `data` None is a temporary folder, removed at the end. `port` 0 is any free port. `extra_env`
+    are settings (`TIDEGATE_…`) for the processes alone. `settings` are the processes' settings but
+    for what the cluster decides: the servers' addresses, the API's, and the master secret if empty.
+    `campaign` None applies no campaign. With `servers_only` neither migrations nor processes of ours are run. `on_event` hears
+    sentences about restarts, from another thread.
+    """
+
+    def __init__(
+        self,
+        data: Path | None = None,
+        *,
+        api_processes: int = 1,
+        workers: int = 2,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        campaign: Path | None = DEV_CAMPAIGN,
+        extra_env: Mapping[str, str] | None = None,
+        settings: Settings | None = None,
+        servers_only: bool = False,
+        on_event: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Keep the wishes; `start` fulfils them."""
+        self._wished_data = data
+        self._api_processes = api_processes
+        self._workers = workers
+        self._host = host
+        self._port = port
+        self._campaign = campaign
+        self._extra_env = dict(extra_env or {})
+        self._settings = settings or Settings()
+        self._servers_only = servers_only
+        self._on_event = on_event
+        self._metrics: dict[str, str] = {}
+        self._up = False
+        self._stop_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._folder: DataFolder | None = None
+        self._supervisor: Supervisor
+        self._servers: Servers
+        self.api_key = ""
+
+    def start(self) -> None:
+        """Start everything and return when the API is ready.
+
+        Raises EmbeddedError with the reason and the mend; then nothing is left running.
+        """
+        if not self._servers_only and self._port and not is_free(self._port, self._host):
+            msg = f"port {self._port} on {self._host} is taken; give --port another, or 0 for any"
+            raise EmbeddedError(msg)
+        self._folder = DataFolder(self._wished_data)
+        try:
+            for pid in self._folder.end_leftovers():
+                self._on_event(f"ended process {pid}, left by an earlier start on this data")
+            self._supervisor = Supervisor(self._folder.logs, self._write_endpoints, self._on_event)
+            self._servers = Servers(self._folder, self._supervisor)
+            self._servers.start()
+            if not self._servers_only:
+                self._start_apps(self._folder)
+            self._up = True
+            self._write_endpoints(self._supervisor.processes())
+        except BaseException:
+            self.hasten()
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Drain and stop in order, servers last; remove a temporary data folder. Idempotent."""
+        with self._stop_lock:
+            if self._folder is None:
+                return
+            if hasattr(self, "_supervisor"):
+                self._supervisor.stop_all(_STOP_ORDER)
+                self._supervisor.close()
+            endpoints.remove(self._folder.path)
+            self._folder.close()
+            self._folder = None
+
+    def hasten(self) -> None:
+        """Make a stop that is under way, or comes, short. May be called from a signal handler."""
+        if hasattr(self, "_supervisor"):
+            self._supervisor.hasten()
+
+    def processes(self) -> Processes:
+        """Return the pids of what runs now, by role."""
+        return self._supervisor.processes()
+
+    @property
+    def data(self) -> Path:
+        """The data folder in use."""
+        if self._folder is None:
+            msg = "the cluster is not running"
+            raise EmbeddedError(msg)
+        return self._folder.path
+
+    @property
+    def dsn(self) -> str:
+        """The PostgreSQL database, as its owner."""
+        return self._servers.postgres.dsn()
+
+    @property
+    def valkey_url(self) -> str:
+        """The Valkey server."""
+        return self._servers.valkey.url
+
+    @property
+    def api_url(self) -> str:
+        """The API's root, without a slash at its end."""
+        return apps.api_url(self._settings)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the processes, as decided at the start."""
+        return self._settings
+
+    def endpoints(self) -> Endpoints:
+        """Return what `endpoints.json` says now."""
+        return self._endpoints(self._supervisor.processes())
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def _start_apps(self, folder: DataFolder) -> None:
+        state = folder.state
+        self._settings = replace(
+            self._settings,
+            postgres=replace(self._settings.postgres, dsn=self.dsn),
+            valkey=replace(self._settings.valkey, url=self.valkey_url),
+            api=replace(
+                self._settings.api,
+                host=self._host,
+                port=self._port or free_port(host=self._host),
+                processes=self._api_processes,
+            ),
+            secrets=replace(
+                self._settings.secrets, master=self._settings.secrets.master or state.master
+            ),
+        )
+        state.api_key = seeding.seed(self._settings, self._campaign, state.api_key)
+        folder.save_state()
+        self.api_key = state.api_key
+        laid_out = apps.describe(
+            self._settings, self._workers, child_environ(folder), self._extra_env, folder.path
+        )
+        self._metrics = laid_out.metrics
+        self._supervisor.start(laid_out.children)
+
+    def _endpoints(self, processes: Processes) -> Endpoints:
+        return Endpoints(
+            api="" if self._servers_only else self.api_url,
+            metrics=self._metrics,
+            postgres=self.dsn,
+            valkey=self.valkey_url,
+            api_key=self.api_key,
+            processes=processes,
+        )
+
+    def _write_endpoints(self, processes: Processes) -> None:
+        with self._write_lock:
+            if self._up:  # who waits for the file may then use what it names
+                self._endpoints(processes).write(self.data)

@@ -1,0 +1,1 @@
+"""Load: profiles of a day's arrivals, an open-loop generator, its books, and the demo."""

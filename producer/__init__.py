@@ -1,0 +1,1 @@
+"""The intake: admission, journal, publishing, and the HTTP API."""

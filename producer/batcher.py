@@ -1,0 +1,266 @@
+"""Natural batching: what arrives while one batch is being written is the next batch.
+
+Problem: a database writes 500 rows for little more than the price of one, but a chat user must not
+wait for 499 others. So there is no timer: an idle lane takes what waits at the end of the event
+loop's turn (one intent, at low load), and while all lanes are busy the next batch gathers by itself.
+Batches grow with the load and shrink with it.
+
+    submit ──▶ pending ──▶ lane (a thread, its own connections) ──▶ answers
+                 │ pending_max         │
+                 └─ refused at once    └─ unheard after the timeout
+
+Invariants: items leave in the order they came; at most `pending_max` wait; and every item is
+answered within `timeout_ms`, whatever its lane waits for. An item that never left the queue is
+answered `unsent`, one that was in a lane's hands `unheard`: only the second may have been written.
+
+Everything here runs on the event loop but `_Lane._run`. Rejected alternative: lanes that take from
+a shared queue themselves. They would save one turn of the loop, and need a lock to tell `unsent`
+from `unheard`, which is a promise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+from msgspec import Struct
+
+_log = structlog.get_logger()
+
+T = TypeVar("T")
+A = TypeVar("A")
+T_contra = TypeVar("T_contra", contravariant=True)
+A_co = TypeVar("A_co", covariant=True)
+
+_Entry = tuple[T, "asyncio.Future[A]", float]  # the item, its answer, when it came (loop's clock)
+
+
+class Work(Protocol[T_contra, A_co]):
+    """What a lane does with a batch; used by one thread only."""
+
+    def submit(self, batch: Sequence[T_contra]) -> Sequence[A_co]:
+        """Answer a batch: one answer each, in its order."""
+
+    def close(self) -> None:
+        """Give connections back; called once, after the last batch or after a fault."""
+
+
+class Excuses(Protocol[A_co]):
+    """The answers of a batcher whose work cannot answer."""
+
+    def full(self, wait_ms: int) -> A_co:
+        """Refuse at once: too many wait already, lately for about `wait_ms`."""
+
+    def unsent(self) -> A_co:
+        """Say that nothing was done: the item never left the queue."""
+
+    def unheard(self) -> A_co:
+        """Say that nobody knows: the work began, and no answer came."""
+
+
+class Bounds(Struct, frozen=True):
+    """The limits of a batcher; see `config.settings.Api` for their purposes."""
+
+    lanes: int
+    batch_max: int
+    pending_max: int
+    timeout_ms: int
+
+
+class Batcher(Generic[T, A]):
+    """Gathers items into batches for a few lanes. Made and used on one event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        make_work: Callable[[], Work[T, A]],
+        excuses: Excuses[A],
+        bounds: Bounds,
+        observe: Callable[[Sequence[A]], None] = lambda answers: None,
+    ) -> None:
+        """Start the lanes' threads; nothing connects before the first batch.
+
+        `make_work` and what it makes run in a lane's thread. `observe` is told every batch's
+        answers, on the event loop.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._create_future = self._loop.create_future
+        self._excuses = excuses
+        self._observe = observe
+        self._pending: deque[_Entry[T, A]] = deque()
+        self._pending_max = bounds.pending_max
+        self._batch_max = bounds.batch_max
+        self._timeout_s = bounds.timeout_ms / 1_000
+        self._wait_s = 0.0  # how long the head of the last batch had waited for a lane
+        self._dispatching = False
+        self._sweeping = False
+        self._closed = False
+        self._lanes = [
+            _Lane(f"{name}-{i}", make_work, excuses, self._loop, self._deliver)
+            for i in range(bounds.lanes)
+        ]
+        self._idle = list(self._lanes)
+
+    def submit(self, item: T) -> asyncio.Future[A]:
+        """Queue an item; its future always gets an answer, never an exception."""
+        future: asyncio.Future[A] = self._create_future()
+        pending = self._pending
+        if len(pending) >= self._pending_max or self._closed:
+            future.set_result(self._excuses.full(self.wait_ms))
+            return future
+        pending.append((item, future, self._now()))
+        if self._idle and not self._dispatching:
+            # At the end of this turn of the loop: whatever it read from other connections joins.
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(self._tick_s, self._sweep)
+        return future
+
+    @property
+    def wait_ms(self) -> int:
+        """How long items wait for a lane at present: of the last batch, or of the oldest waiting."""
+        oldest = self._now() - self._pending[0][2] if self._pending else 0.0
+        return int(max(self._wait_s, oldest) * 1_000)
+
+    @property
+    def pending(self) -> int:
+        """How many items wait for a lane."""
+        return len(self._pending)
+
+    async def drain(self) -> None:
+        """Take nothing more, and return when everything taken is answered (within the timeout)."""
+        self._closed = True
+        while self._pending or any(lane.unanswered for lane in self._lanes):
+            await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        """Answer what is left as it stands, and end the threads (one that hangs is left behind)."""
+        self._closed = True
+        while self._pending:
+            _answer(self._pending.popleft()[1], self._excuses.unsent())
+        for lane in self._lanes:
+            lane.answer_unheard()
+            lane.end()
+
+    @property
+    def _tick_s(self) -> float:
+        return min(0.25, self._timeout_s / 20)
+
+    def _dispatch(self) -> None:
+        self._dispatching = False
+        pending = self._pending
+        while self._idle and pending:
+            count = min(len(pending), self._batch_max)
+            batch = [pending.popleft() for _ in range(count)]
+            self._wait_s = self._now() - batch[0][2]
+            self._idle.pop().take(batch)
+
+    def _deliver(self, lane: _Lane[T, A], answers: Sequence[A]) -> None:
+        batch = lane.batch
+        lane.batch = []
+        self._idle.append(lane)
+        self._dispatch()  # before the answers: the lane works while they are sent
+        for (_, future, _), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+        self._observe(answers)
+
+    def _sweep(self) -> None:
+        """Answer what is overdue. Items come in order, so the oldest stand first."""
+        overdue = self._now() - self._timeout_s
+        while self._pending and self._pending[0][2] <= overdue:
+            _answer(self._pending.popleft()[1], self._excuses.unsent())
+        for lane in self._lanes:
+            if lane.batch and lane.batch[0][2] <= overdue:
+                lane.answer_unheard(overdue)
+        self._sweeping = bool(self._pending) or any(lane.unanswered for lane in self._lanes)
+        if self._sweeping:
+            self._loop.call_later(self._tick_s, self._sweep)
+
+
+class _Lane(Generic[T, A]):
+    """One thread with its work. `batch` is what it has in hand; read and written by the loop."""
+
+    def __init__(
+        self,
+        name: str,
+        make_work: Callable[[], Work[T, A]],
+        excuses: Excuses[A],
+        loop: asyncio.AbstractEventLoop,
+        deliver: Callable[[_Lane[T, A], Sequence[A]], None],
+    ) -> None:
+        self.batch: list[_Entry[T, A]] = []
+        self._make_work = make_work
+        self._excuses = excuses
+        self._loop = loop
+        self._deliver = deliver
+        self._work: Work[T, A] | None = None
+        self._inbox: SimpleQueue[list[T] | None] = SimpleQueue()
+        # A daemon: a thread stuck in a dead server's socket must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def take(self, batch: list[_Entry[T, A]]) -> None:
+        self.batch = batch
+        self._inbox.put([entry[0] for entry in batch])
+
+    @property
+    def unanswered(self) -> bool:
+        return any(not future.done() for _, future, _ in self.batch)
+
+    def answer_unheard(self, came_before: float = float("inf")) -> None:
+        for _, future, came in self.batch:
+            if came <= came_before:
+                _answer(future, self._excuses.unheard())
+
+    def end(self) -> None:
+        self._inbox.put(None)
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        while (items := self._inbox.get()) is not None:
+            answers = self._submit(items)
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, self, answers)
+            except RuntimeError:  # the loop is closed: nobody is left to hear it
+                break
+        self._drop_work()
+
+    def _submit(self, items: list[T]) -> Sequence[A]:
+        """Do the work; whatever it raises, nobody knows how far it came."""
+        try:
+            if self._work is None:
+                self._work = self._make_work()
+        except Exception:  # noqa: BLE001 - the lane outlives whatever its work does
+            _log.exception("lane_cannot_start", lane=self._thread.name)
+            return [self._excuses.unsent() for _ in items]
+        try:
+            answers = self._work.submit(items)
+            if len(answers) == len(items):
+                return answers
+            raise AssertionError(f"{len(answers)} answers to {len(items)} items")
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("batch_failed", lane=self._thread.name, items=len(items))
+            self._drop_work()
+            return [self._excuses.unheard() for _ in items]
+
+    def _drop_work(self) -> None:
+        work, self._work = self._work, None
+        try:
+            if work is not None:
+                work.close()
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("lane_cannot_close", lane=self._thread.name)
+
+
+def _answer(future: asyncio.Future[A], answer: A) -> None:
+    if not future.done():
+        future.set_result(answer)

@@ -1,0 +1,91 @@
+"""Reading header fields: pure functions over raw bytes, strict where a mistake would cost money."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from secrets import token_hex
+
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+
+# An RFC 8941 string: printable ASCII, with `\` before `"` and `\`.
+_QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_ESCAPED = re.compile(rb'\\(["\\])')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_WAIT = re.compile(rb'(?:^|,)[ \t]*wait[ \t]*=[ \t]*"?(\d{1,9})"?[ \t]*(?=[,;]|$)', re.IGNORECASE)
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_CHARSET = re.compile(rb'[ \t]*charset[ \t]*=[ \t]*"?utf-?8"?[ \t]*', re.IGNORECASE)
+_RANGE = re.compile(r"([a-z]{1,8}|\*)(?:-[a-z0-9]{1,8})*(?:;q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?")
+
+JSON = (b"application/json",)
+NDJSON = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
+
+_UNSAMPLED = "0" * 32
+
+
+class HeaderError(ValueError):
+    """A header field that cannot be read; the message says what would be."""
+
+
+def idempotency_key(raw: bytes) -> str:
+    """Read a key, quoted as a structured-field string or bare; both spell the same key."""
+    value = raw.strip(b" \t")
+    if value.startswith(b'"'):
+        quoted = _QUOTED.fullmatch(value)
+        if quoted is None:
+            raise HeaderError('begins with a quote, and is no structured-field string like "k-1"')
+        value = _ESCAPED.sub(rb"\1", quoted[1])
+    try:
+        key = value.decode()
+    except UnicodeDecodeError:
+        raise HeaderError("is not UTF-8") from None
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX:
+        raise HeaderError(f"must have 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} characters")
+    if _CONTROL.search(key):
+        raise HeaderError("must hold no control characters")
+    return key
+
+
+def wait_s(raw: bytes | None, longest_s: int) -> int:
+    """Read `Prefer: wait=N`; at most `longest_s`, 0 where the caller prefers nothing readable."""
+    if raw is None:
+        return 0
+    found = _WAIT.search(raw)
+    return min(int(found[1]), longest_s) if found else 0
+
+
+def trace_id(traceparent: bytes | None) -> str:
+    """Take the trace's id from a W3C `traceparent`, or make one."""
+    if traceparent is not None:
+        found = _TRACEPARENT.fullmatch(traceparent.strip())
+        if found is not None and (given := found[1].decode()) != _UNSAMPLED:
+            return given
+    return token_hex(16)
+
+
+def is_media_type(raw: bytes | None, accepted: Sequence[bytes]) -> bool:
+    """Tell whether a Content-Type is one of `accepted`, in UTF-8."""
+    if raw is None:
+        return False
+    if raw in accepted:
+        return True
+    media_type, *parameters = raw.split(b";")
+    if media_type.strip().lower() not in accepted:
+        return False
+    charsets = [p for p in parameters if p.strip().lower().startswith(b"charset")]
+    return all(_CHARSET.fullmatch(charset) for charset in charsets)
+
+
+def languages(raw: bytes | None) -> list[str]:
+    """Read `Accept-Language`: primary subtags (or `*`), the most wanted first."""
+    if raw is None or len(raw) > 1_000:
+        return []
+    wanted: list[tuple[float, str]] = []
+    for part in raw.decode("latin-1").lower().replace(" ", "").split(","):
+        found = _RANGE.fullmatch(part)
+        if found is not None:
+            weight = float(found[2]) if found[2] else 1.0
+            if weight > 0:
+                wanted.append((-weight, found[1]))
+    wanted.sort(key=lambda range_: range_[0])  # stable: equal weights stay in the order given
+    return [language for _, language in wanted]

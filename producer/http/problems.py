@@ -1,0 +1,188 @@
+"""Problems (RFC 9457): every no that is not a business answer, in one shape.
+
+A problem is raised where it is found and rendered in one place. Its texts are ours alone: no
+exception, no SQL, nothing of another gateway's ever gets into one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from enum import Enum
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from producer.http.messages import Language, Messages
+
+_IANA = "https://iana.org/assignments/http-problem-types#"
+QUOTA_EXCEEDED = _IANA + "quota-exceeded"
+REDUCED_CAPACITY = _IANA + "temporary-reduced-capacity"
+
+MEDIA_TYPE = b"application/problem+json"
+
+
+class _Sort(NamedTuple):
+    status: int
+    title: str
+    type: str | None = None  # of the IANA registry; others are named by their code
+
+
+class Code(Enum):
+    """What may be wrong. The names are part of the contract, as `code` and in `type`."""
+
+    MALFORMED_BODY = _Sort(400, "The body cannot be read")
+    INVALID_FIELD = _Sort(400, "A field is not as it must be")
+    INVALID_PARAMETER = _Sort(400, "A parameter is not as it must be")
+    IDEMPOTENCY_KEY_MISSING = _Sort(400, "The idempotency key is missing")
+    IDEMPOTENCY_KEY_INVALID = _Sort(400, "The idempotency key cannot be read")
+    UNAUTHENTICATED = _Sort(401, "The gateway's key is missing or not known")
+    SCOPE_MISSING = _Sort(403, "The gateway's key does not allow this")
+    NOT_FOUND = _Sort(404, "There is no such thing")
+    METHOD_NOT_ALLOWED = _Sort(405, "This cannot be done here")
+    NOT_CANCELLABLE = _Sort(409, "The order was released before")
+    PAYMENT_TOO_LATE = _Sort(409, "The payment came after the deadline")
+    RECORDED_FOR_REFUND = _Sort(409, "The order needs no payment")
+    BODY_TOO_LARGE = _Sort(413, "The body is too large")
+    UNSUPPORTED_MEDIA_TYPE = _Sort(415, "The body is not of a type that is read here")
+    AMOUNT_WRONG = _Sort(422, "The amount is not the one payable")
+    IDEMPOTENCY_CONFLICT = _Sort(422, "The idempotency key belongs to another intent")
+    QUOTA_EXCEEDED = _Sort(429, "A limit of the caller's is reached", QUOTA_EXCEEDED)
+    INTERNAL_ERROR = _Sort(500, "Something went wrong on our side")
+    REDUCED_CAPACITY = _Sort(503, "A limit of ours is reached", REDUCED_CAPACITY)
+    DEPENDENCY_UNAVAILABLE = _Sort(503, "Nothing was accepted", REDUCED_CAPACITY)
+    OUTCOME_UNKNOWN = _Sort(503, "It is not known whether it was accepted", REDUCED_CAPACITY)
+    READING_UNAVAILABLE = _Sort(503, "This cannot be read at present", REDUCED_CAPACITY)
+    CHANGE_UNCONFIRMED = _Sort(503, "It is not known whether it was done", REDUCED_CAPACITY)
+
+    @property
+    def word(self) -> str:
+        """The code as it is told."""
+        return self.name.lower()
+
+    @property
+    def type(self) -> str:
+        """The problem's type: the registry's where one fits, else a path of this API."""
+        return self.value.type or f"/problems/{self.word}"
+
+
+class FieldError(Struct, frozen=True):
+    """Which field of the body is wrong, as a path from its root, and what would be right."""
+
+    field: str
+    detail: str
+
+
+class Problem(Exception):
+    """A call ends with a problem.
+
+    `retry_after_ms` is when to come back, before jitter. `headers` are added to the reply's.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after_ms: int | None = None,
+        limit: str | None = None,
+        accepted: Literal["no", "unknown"] | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.retry_after_ms = retry_after_ms
+        self.limit = limit
+        self.accepted = accepted
+        self.headers = headers
+
+
+class ProblemBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem as it is told (RFC 9457), with our own members.
+
+    `code` is the machine's word for it. `message` is fit to be shown in the chat, in the intent's
+    locale. `retry_after_ms` never asks for less than is needed. `limit` names the layer that bound,
+    `level` the overload level. `accepted` says whether the intent may have been accepted all the
+    same: with `unknown`, ask again with the same key, never with a new one.
+    """
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    instance: str
+    code: str
+    trace_id: str
+    message: str
+    retry_after_ms: int | UnsetType = UNSET
+    level: str | UnsetType = UNSET
+    limit: str | UnsetType = UNSET
+    accepted: Literal["no", "unknown"] | UnsetType = UNSET
+    errors: tuple[FieldError, ...] | UnsetType = UNSET
+    violated_policies: tuple[str, ...] | UnsetType = msgspec.field(
+        name="violated-policies", default=UNSET
+    )
+
+
+class Rendered(NamedTuple):
+    """A problem ready to be sent, alone or as an item of a batch."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def render(
+    problem: Problem,
+    *,
+    messages: Messages,
+    language: Language,
+    instance: str,
+    trace_id: str,
+    level: str,
+) -> Rendered:
+    """Tell a problem."""
+    code = problem.code
+    status, title, _ = code.value
+    headers = [(b"content-type", MEDIA_TYPE), *problem.headers]
+    wait_ms, seconds = UNSET, 0
+    if problem.retry_after_ms is not None:
+        wait_ms, seconds = spread(problem.retry_after_ms)
+        headers.append((b"retry-after", b"%d" % seconds))
+    limit = problem.limit or UNSET
+    body = ProblemBody(
+        type=code.type,
+        title=title,
+        status=status,
+        detail=problem.detail,
+        instance=instance,
+        code=code.word,
+        trace_id=trace_id,
+        message=messages.problem(language, code.word, seconds),
+        retry_after_ms=wait_ms,
+        level=level if status in (429, 503) else UNSET,
+        limit=limit,
+        accepted=problem.accepted or UNSET,
+        errors=tuple(problem.errors) or UNSET,
+        violated_policies=(limit,) if limit is not UNSET else UNSET,
+    )
+    return Rendered(status, _encode(body), headers)
+
+
+def spread(wait_ms: int) -> tuple[int, int]:
+    """Add jitter, upwards only, to a wait: return it in milliseconds, and in whole seconds >= 1.
+
+    Everybody who was told "one second" would come back in the same one; a quarter more, and at
+    least one second, takes them apart. The milliseconds lie between the wait and the seconds.
+    """
+    least_s = max(1, math.ceil(wait_ms / 1_000))
+    seconds = least_s + random.randrange(1 + max(1, least_s // 4))
+    return wait_ms + int(random.random() * (seconds * 1_000 - wait_ms)), seconds

@@ -1,0 +1,255 @@
+"""The intake: a batch of posted intents in, one answer each out.
+
+    gate.admit  ──▶  journal.append  ──▶  answers        then, off the reply path: publish
+        └─ refused, or the key was known ──▶ look the keys up ──▶ replays
+
+Invariants:
+- `Accepted` is said only after the journal's commit; what follows cannot take it back.
+- Whatever the gate says, a key that the journal knows gets its intent's state: nobody is told no
+  about an order that exists. One look-up per batch.
+- "no" is said only where nothing can have been committed. An append whose reply was lost is repeated
+  with the same ids: if the first did commit, its keys are found; if it is still under way, the
+  repetition waits for it. Only if that fails too is the answer "unknown".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import psycopg
+import structlog
+from msgspec import Struct
+
+from config import failpoints
+from producer.answers import Accepted, Answer, Conflict, Limited, Posted, Replayed, Unanswered
+from producer.limits import Limits
+from workers.contract.admission import Candidate, Verdict
+from workers.contract.couponcode import CouponCodes
+from workers.contract.gate import Gate, GateUnreachable
+from workers.domain.intent import IntentBody, OrderIntent
+from workers.store import journal, resources
+from workers.store.errors import Fault, fault_of
+from workers.store.journal import BoundKey, Entry
+from workers.store.pool import Connection
+
+_log = structlog.get_logger()
+
+_NO_GATE = Unanswered("no", "valkey")
+_NO_JOURNAL = Unanswered("no", "postgres")
+_UNHEARD = Unanswered("unknown", "postgres")
+
+RETRY_PAUSE_S = 0.05  # between attempts to reach a journal that may be restarting
+
+
+class _Pending(Struct):
+    """A posted intent on its way through one batch."""
+
+    posted: Posted
+    entry: Entry
+    answer: Answer | None = None
+
+
+class Intake:
+    """Submits batches; for one thread, with connections of its own.
+
+    `accept_timeout_ms` bounds how long a batch may take, whatever is dead.
+    """
+
+    def __init__(
+        self,
+        open_connection: Callable[[], Connection],
+        gate: Gate,
+        limits: Callable[[], Limits],
+        publish: Callable[[Sequence[UUID]], None],
+        codes: CouponCodes,
+        *,
+        accept_timeout_ms: int,
+        dispatch_after_ms: int,
+    ) -> None:
+        self._open = open_connection
+        self._gate = gate
+        self._limits = limits
+        self._publish = publish
+        self._codes = codes
+        self._accept_timeout_s = accept_timeout_ms / 1000
+        self._dispatch_after_ms = dispatch_after_ms
+        self._connection: Connection | None = None
+
+    def submit(self, batch: Sequence[Posted]) -> list[Answer]:
+        """Answer a batch, in its order. Never raises for a dependency that is away."""
+        deadline = time.monotonic() + self._accept_timeout_s
+        pending = [_Pending(posted, self._entry(posted)) for posted in batch]
+        admitted = self._admit(pending)
+        accepted = self._append(admitted, deadline)
+        self._look_up([one for one in pending if not isinstance(one.answer, Accepted)], deadline)
+        self._release([one.entry.intent_id for one in admitted if not _stands(one)])
+        if accepted:
+            self._publish(accepted)
+        return [one.answer or _UNHEARD for one in pending]
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _entry(self, posted: Posted) -> Entry:
+        intent = posted.intent
+        coupon_id, forged, lines, expected = None, False, (), None
+        if isinstance(intent, OrderIntent):
+            lines, expected = intent.lines, intent.expected_total
+            if intent.coupon_code is not None:
+                coupon_id = self._codes.coupon_id_of(intent.coupon_code)
+                forged = coupon_id is None
+        return Entry(
+            digest=journal.key_digest(
+                posted.gateway_id, posted.kind, intent.user_id, posted.idempotency_key
+            ),
+            intent_id=posted.intent_id,
+            fingerprint=journal.fingerprint(intent),
+            kind=posted.kind,
+            gateway_id=posted.gateway_id,
+            idempotency_key=posted.idempotency_key,
+            user_id=intent.user_id,
+            campaign_id=intent.campaign_id,
+            body=IntentBody(
+                lines=lines,
+                coupon_id=coupon_id,
+                coupon_forged=forged,
+                conversation_id=intent.conversation_id,
+                locale=intent.locale,
+                ttl_ms=intent.ttl_ms,
+                expected_total=expected,
+            ),
+        )
+
+    def _admit(self, pending: list[_Pending]) -> list[_Pending]:
+        """Ask the gate for the first of each key; return the admitted."""
+        firsts = list({one.entry.digest: one for one in reversed(pending)}.values())[::-1]
+        limits = self._limits()
+        try:
+            verdicts = self._gate.admit(
+                [_candidate(one.entry) for one in firsts], limits.campaigns, limits.gateways
+            )
+        except GateUnreachable as error:
+            _log.warning("gate unreachable", error=str(error), intents=len(firsts))
+            for one in firsts:
+                one.answer = _NO_GATE
+            return []
+        for one, verdict in zip(firsts, verdicts, strict=True):
+            if not verdict.admitted:
+                one.answer = _limited(verdict)
+        return [one for one in firsts if one.answer is None]
+
+    def _append(self, admitted: list[_Pending], deadline: float) -> list[UUID]:
+        """Journal the admitted; return the ids this very call has accepted."""
+        if not admitted:
+            return []
+        sent = False
+        while True:
+            try:
+                connection = self._live(deadline)
+                failpoints.hit("journal.before_commit")
+                sent = True
+                times = journal.append_many(
+                    connection, [one.entry for one in admitted], self._dispatch_after_ms
+                )
+                failpoints.hit("journal.after_commit")
+                break
+            except psycopg.Error as error:
+                _log.warning("journal failed", error=repr(error), intents=len(admitted))
+                if not self._may_retry(error, deadline):
+                    if fault_of(error) is Fault.OWN and len(admitted) > 1:
+                        return [i for one in admitted for i in self._append([one], deadline)]
+                    broken = self._connection is None or self._connection.closed
+                    for one in admitted:
+                        one.answer = _UNHEARD if sent and broken else _NO_JOURNAL
+                    return []
+                time.sleep(RETRY_PAUSE_S)
+        for one in admitted:
+            at = times.get(one.entry.intent_id)
+            if at is not None:
+                one.answer = Accepted(one.entry.intent_id, at)
+        return list(times)
+
+    def _look_up(self, unanswered: list[_Pending], deadline: float) -> None:
+        """Answer from the journal what is known there; leave what is not as the gate left it."""
+        if not unanswered:
+            return
+        try:
+            connection = self._live(deadline)
+            keys = journal.find_keys(connection, [one.entry.digest for one in unanswered])
+            known = resources.read_many(
+                connection, [keys[o.entry.digest].intent_id for o in unanswered if o.entry.digest in keys]
+            )
+        except psycopg.Error as error:
+            _log.warning("journal not asked", error=repr(error), intents=len(unanswered))
+            for one in unanswered:
+                # The key may be bound: the journal could not say, so neither can we.
+                one.answer = _UNHEARD
+            return
+        for one in unanswered:
+            bound = keys.get(one.entry.digest)
+            if bound is not None:
+                one.answer = _answer_of(one.entry, bound, known)
+
+    def _release(self, ids: list[UUID]) -> None:
+        """Give back the admission of what was not journalled under its own id."""
+        if ids:
+            try:
+                self._gate.release(ids)
+            except GateUnreachable as error:
+                _log.warning("admissions not released", error=str(error), intents=len(ids))
+
+    def _may_retry(self, error: psycopg.Error, deadline: float) -> bool:
+        """Whether the append is worth repeating: its connection broke, or others were in its way."""
+        if time.monotonic() + RETRY_PAUSE_S >= deadline:
+            return False
+        broken = self._connection is None or self._connection.closed
+        return broken or fault_of(error) is Fault.CONTENTION
+
+    def _live(self, deadline: float) -> Connection:
+        if self._connection is None or self._connection.closed:
+            if time.monotonic() >= deadline:
+                raise psycopg.OperationalError("no time left to connect")
+            self._connection = self._open()
+        return self._connection
+
+
+def _candidate(entry: Entry) -> Candidate:
+    return Candidate(
+        intent_id=entry.intent_id,
+        gateway_id=entry.gateway_id,
+        user_id=entry.user_id,
+        campaign_id=entry.campaign_id,
+        conversation_id=entry.body.conversation_id,
+        skus=tuple([line.sku for line in entry.body.lines]),
+    )
+
+
+def _limited(verdict: Verdict) -> Limited:
+    return Limited(verdict.limit or "in_flight", verdict.retry_after_ms)
+
+
+def _stands(one: _Pending) -> bool:
+    """Whether an admitted intent is, or may be, in the journal under the id it was admitted with."""
+    match one.answer:
+        case Accepted():
+            return True
+        case Unanswered(accepted="unknown"):
+            return True
+        case _:
+            return False
+
+
+def _answer_of(entry: Entry, bound: BoundKey, known: dict[UUID, resources.IntentResource]) -> Answer:
+    resource = known.get(bound.intent_id)
+    if bound.fingerprint != entry.fingerprint:
+        return Conflict(bound.intent_id)
+    if resource is None:  # pruned: its outcome was told long ago, and its key outlived it
+        return _UNHEARD
+    if bound.intent_id == entry.intent_id:  # our own commit, whose reply was lost
+        return Accepted(entry.intent_id, resource.accepted_at)
+    return Replayed(resource)

@@ -1,0 +1,1 @@
+"""The truth: rules, what crosses processes, PostgreSQL, use cases, entry points."""

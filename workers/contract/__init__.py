@@ -1,0 +1,1 @@
+"""What crosses processes: identifiers, names, wire forms, the gate and its Lua library."""

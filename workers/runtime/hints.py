@@ -1,0 +1,39 @@
+"""Hints through Celery: sending them, and asking how many wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from celery import Celery
+
+from workers.contract.names import ORDERS_QUEUE, PROCESS_BATCH_TASK
+
+
+def hint_sender(app: Celery, timeout_s: float) -> Callable[[Sequence[UUID]], None]:
+    """Return a function that sends one hint, through Celery's own producer pool, once.
+
+    It raises within about `timeout_s` when the broker cannot be reached; nobody retries, since a hint
+    sent late is worth as much as one not sent.
+    """
+
+    def send(intent_ids: Sequence[UUID]) -> None:
+        with app.producer_pool.acquire(block=True, timeout=timeout_s) as producer:
+            app.send_task(
+                PROCESS_BATCH_TASK,
+                args=([intent_id.hex for intent_id in intent_ids],),
+                exchange="",
+                routing_key=ORDERS_QUEUE,
+                producer=producer,
+                retry=False,
+                ignore_result=True,
+            )
+
+    return send
+
+
+def waiting_hints(app: Celery) -> int:
+    """Ask the broker how many hints wait; raises what its transport raises."""
+    with app.connection_or_acquire() as connection:
+        declared = connection.default_channel.queue_declare(ORDERS_QUEUE, passive=True)
+        return int(declared.message_count)

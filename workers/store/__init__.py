@@ -1,0 +1,1 @@
+"""PostgreSQL: migrations, named queries and the thin Python that calls them."""

@@ -1,0 +1,77 @@
+"""Connections: one way to open them, with a role and a bound on everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from msgspec import Struct
+from psycopg.adapt import Buffer, Loader
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+PRODUCER = "tidegate_producer"
+WORKER = "tidegate_worker"
+AUDITOR = "tidegate_auditor"
+OWNER: str | None = None  # the login itself: migrations and operator commands
+
+
+class _JsonBytes(Loader):
+    """Hand `json` values over as the bytes they are; msgspec decodes them into their shape."""
+
+    def load(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
+class _JsonBytesBinary(_JsonBytes):
+    format = psycopg.pq.Format.BINARY
+
+
+class Bounds(Struct, frozen=True):
+    """How long a connection may wait for what.
+
+    `connect_timeout_s` bounds a server that does not answer. `statement_timeout_ms` bounds one
+    statement: a batch takes tens of milliseconds, so seconds mean trouble worth giving up for.
+    `lock_timeout_ms` bounds waiting behind another batch on a hot row: the batch is retried, its
+    intents are safe in the journal. `idle_in_transaction_ms` frees the locks of a process that was
+    paused in the middle of a batch; it finds its connection gone when it wakes.
+    """
+
+    connect_timeout_s: int = 3
+    statement_timeout_ms: int = 5_000
+    lock_timeout_ms: int = 2_000
+    idle_in_transaction_ms: int = 10_000
+
+
+def connect(
+    dsn: str, role: str | None, bounds: Bounds, *, name: str, autocommit: bool = True
+) -> Connection:
+    """Open a connection that acts as `role`; raises psycopg.OperationalError within the bound.
+
+    `name` is shown in pg_stat_activity. Keepalives and `tcp_user_timeout` notice a peer that went
+    silent; without them a cut cable looks like a slow query for hours.
+    """
+    options = [
+        "search_path=tidegate",
+        "TimeZone=UTC",
+        f"statement_timeout={bounds.statement_timeout_ms}",
+        f"lock_timeout={bounds.lock_timeout_ms}",
+        f"idle_in_transaction_session_timeout={bounds.idle_in_transaction_ms}",
+    ]
+    if role:
+        options.append(f"role={role}")
+    connection = psycopg.connect(
+        dsn,
+        autocommit=autocommit,
+        connect_timeout=bounds.connect_timeout_s,
+        options=" ".join(f"-c {option}" for option in options),
+        application_name=f"tidegate-{name}",
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=max(bounds.statement_timeout_ms * 2, 10_000),
+    )
+    connection.adapters.register_loader("json", _JsonBytes)
+    connection.adapters.register_loader("json", _JsonBytesBinary)
+    connection.prepare_threshold = 2
+    return connection
