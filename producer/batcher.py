@@ -240,7 +240,7 @@ class _Lane(Generic[T, A]):
             if self._work is None:
                 self._work = self._make_work()
         except Exception:  # noqa: BLE001 - the lane outlives whatever its work does
-            _log.exception("lane_cannot_start", lane=self._thread.name)
+            _log.exception("lane cannot start", lane=self._thread.name)
             return [self._excuses.unsent() for _ in items]
         try:
             answers = self._work.submit(items)
@@ -248,7 +248,7 @@ class _Lane(Generic[T, A]):
                 return answers
             raise AssertionError(f"{len(answers)} answers to {len(items)} items")
         except Exception:  # noqa: BLE001 - as above
-            _log.exception("batch_failed", lane=self._thread.name, items=len(items))
+            _log.exception("batch failed", lane=self._thread.name, items=len(items))
             self._drop_work()
             return [self._excuses.unheard() for _ in items]
 
@@ -258,7 +258,7 @@ class _Lane(Generic[T, A]):
             if work is not None:
                 work.close()
         except Exception:  # noqa: BLE001 - as above
-            _log.exception("lane_cannot_close", lane=self._thread.name)
+            _log.exception("lane cannot close", lane=self._thread.name)
 
 
 def _answer(future: asyncio.Future[A], answer: A) -> None:

@@ -29,7 +29,8 @@ from producer.limits import Limits
 from workers.contract.admission import Candidate, Verdict
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate, GateUnreachable
-from workers.domain.intent import IntentBody, OrderIntent
+from workers.contract.resource import IntentResource
+from workers.domain.intent import IntentBody, IssuanceIntent, OrderIntent
 from workers.store import journal, resources
 from workers.store.errors import Fault, fault_of
 from workers.store.journal import BoundKey, Entry
@@ -97,12 +98,6 @@ class Intake:
 
     def _entry(self, posted: Posted) -> Entry:
         intent = posted.intent
-        coupon_id, forged, lines, expected = None, False, (), None
-        if isinstance(intent, OrderIntent):
-            lines, expected = intent.lines, intent.expected_total
-            if intent.coupon_code is not None:
-                coupon_id = self._codes.coupon_id_of(intent.coupon_code)
-                forged = coupon_id is None
         return Entry(
             digest=journal.key_digest(
                 posted.gateway_id, posted.kind, intent.user_id, posted.idempotency_key
@@ -114,15 +109,24 @@ class Intake:
             idempotency_key=posted.idempotency_key,
             user_id=intent.user_id,
             campaign_id=intent.campaign_id,
-            body=IntentBody(
-                lines=lines,
-                coupon_id=coupon_id,
-                coupon_forged=forged,
-                conversation_id=intent.conversation_id,
-                locale=intent.locale,
-                ttl_ms=intent.ttl_ms,
-                expected_total=expected,
-            ),
+            body=self._body(intent),
+        )
+
+    def _body(self, intent: OrderIntent | IssuanceIntent) -> IntentBody:
+        if isinstance(intent, IssuanceIntent):
+            return IntentBody(
+                conversation_id=intent.conversation_id, locale=intent.locale, ttl_ms=intent.ttl_ms
+            )
+        code = intent.coupon_code
+        coupon_id = None if code is None else self._codes.coupon_id_of(code)
+        return IntentBody(
+            lines=intent.lines,
+            coupon_id=coupon_id,
+            coupon_forged=code is not None and coupon_id is None,
+            conversation_id=intent.conversation_id,
+            locale=intent.locale,
+            ttl_ms=intent.ttl_ms,
+            expected_total=intent.expected_total,
         )
 
     def _admit(self, pending: list[_Pending]) -> list[_Pending]:
@@ -182,7 +186,7 @@ class Intake:
             connection = self._live(deadline)
             keys = journal.find_keys(connection, [one.entry.digest for one in unanswered])
             known = resources.read_many(
-                connection, [keys[o.entry.digest].intent_id for o in unanswered if o.entry.digest in keys]
+                connection, [bound.intent_id for bound in keys.values()]
             )
         except psycopg.Error as error:
             _log.warning("journal not asked", error=repr(error), intents=len(unanswered))
@@ -244,7 +248,7 @@ def _stands(one: _Pending) -> bool:
             return False
 
 
-def _answer_of(entry: Entry, bound: BoundKey, known: dict[UUID, resources.IntentResource]) -> Answer:
+def _answer_of(entry: Entry, bound: BoundKey, known: dict[UUID, IntentResource]) -> Answer:
     resource = known.get(bound.intent_id)
     if bound.fingerprint != entry.fingerprint:
         return Conflict(bound.intent_id)

@@ -38,15 +38,22 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Campaign file to apply; without it a small one that is always open.",
 )
+@click.option("--servers-only", is_flag=True, help="PostgreSQL and Valkey, and nothing of ours.")
 def dev(
-    host: str, port: int, data: Path | None, workers: int, api_processes: int, campaign: Path | None
+    host: str,
+    port: int,
+    data: Path | None,
+    workers: int,
+    api_processes: int,
+    campaign: Path | None,
+    servers_only: bool,
 ) -> None:
     """Start servers, migrations, campaign and all processes on this machine, for development.
 
     Needs neither Docker nor root. A process that dies is started again. Writes DATA/endpoints.json;
     logs are in DATA/logs. Ctrl-C drains and stops; a second Ctrl-C hurries.
     """
-    from deploy.embedded.cluster import DEV_CAMPAIGN, Cluster  # noqa: PLC0415 - loads database drivers
+    from deploy.embedded.cluster import DEV_CAMPAIGN, Cluster
 
     cluster = Cluster(
         data,
@@ -56,6 +63,7 @@ def dev(
         port=port,
         campaign=campaign or DEV_CAMPAIGN,
         settings=load_settings(),
+        servers_only=servers_only,
         on_event=lambda sentence: click.echo(f"* {sentence}", err=True),
     )
     with _stop_signals(cluster.hasten) as stop:
@@ -109,17 +117,19 @@ def _banner(cluster: Cluster, campaign: Path, temporary: bool, took_s: float) ->
     lines = [
         f"Tidegate runs (up in {took_s:.1f} s). For development: one machine, one database owner.",
         "",
-        f"  API         {where.api}   (/v1/status, /openapi.json, /metrics)",
         f"  PostgreSQL  {where.postgres}",
         f"  Valkey      {where.valkey}",
         f"  data        {cluster.data}   ({kept}; logs/, endpoints.json)",
-        f"  key         {where.api_key}",
-        *(f"  metrics     {name}: {url}" for name, url in where.metrics.items() if name != "api"),
-        "",
-        *_first_intent(where.api, where.api_key, campaign),
-        "Ctrl-C drains and stops.",
+        *(f"  metrics     {name}: {url}" for name, url in where.metrics.items()),
     ]
-    return "\n".join(lines)
+    if where.api:
+        lines += [
+            f"  API         {where.api}   (/v1/status, /openapi.json)",
+            f"  key         {where.api_key}",
+            "",
+            *_first_intent(where.api, where.api_key, campaign),
+        ]
+    return "\n".join([*lines, "", "Ctrl-C drains and stops."])
 
 
 def _first_intent(api: str, api_key: str, campaign: Path) -> list[str]:
@@ -132,7 +142,6 @@ def _first_intent(api: str, api_key: str, campaign: Path) -> list[str]:
     }
     return [
         f"  curl -s {api}/v1/intents -H 'Authorization: Bearer {api_key}' \\",
-        "    -H 'Content-Type: application/json' -H 'Idempotency-Key: first' -H 'Prefer: wait=5' \\",
+        "    -H 'Content-Type: application/json' -H 'Idempotency-Key: 1' -H 'Prefer: wait=5' \\",
         f"    -d '{json.dumps(intent)}'",
-        "",
     ]

@@ -19,27 +19,27 @@ _FILES_WANTED = 65_536
 @click.option("--host", help="Address to listen on. [127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 for any free one. [8080]")
 @click.option("--processes", type=int, help="Processes that share the port. [1]")
-def api(host: str | None, port: int | None, processes: int | None) -> None:
+def api(host: str | None, port: int | None, processes: int | None) -> int:
     """Serve the HTTP API until SIGTERM; then drain and end."""
     given = {"api.host": host, "api.port": port, "api.processes": processes}
     settings = _prepare("api", given)
     from producer.http.server import run
 
-    run(settings)
+    return run(settings)
 
 
 @click.command()
 @click.option("--concurrency", type=int, help="Prefork children, a connection each. [1]")
-def worker(concurrency: int | None) -> None:
+def worker(concurrency: int | None) -> int:
     """Decide intents until SIGTERM; then finish the batch in hand and end."""
     settings = _prepare("worker", {"worker.concurrency": concurrency})
     from workers.runtime.worker import run
 
-    run(settings)
+    return run(settings)
 
 
 @click.command()
-def redispatcher() -> None:
+def redispatcher() -> int:
     """Hint again at intents left behind, expire orders and reconcile the gate, until SIGTERM.
 
     Any number may run: claims in the database make them safe beside each other.
@@ -47,7 +47,7 @@ def redispatcher() -> None:
     settings = _prepare("redispatcher", {})
     from workers.runtime.redispatcher import run
 
-    run(settings)
+    return run(settings)
 
 
 def _prepare(process: str, given: Mapping[str, object]) -> Settings:

@@ -25,7 +25,7 @@ COMMANDS = {
     "worker": ("deploy.cli.processes:worker", "Decide intents, batch by batch."),
     "redispatcher": (
         "deploy.cli.processes:redispatcher",
-        "Hint again at intents left behind; expire orders; reconcile the gate.",
+        "Hint again at what was left behind; expire orders.",
     ),
     "migrate": ("deploy.cli.migrate:migrate", "Bring the database to this version's schema."),
     "doctor": ("deploy.cli.doctor:doctor", "Check every dependency and setting."),

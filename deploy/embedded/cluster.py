@@ -36,11 +36,12 @@ _STOP_ORDER = (("api",), ("redispatcher",), ("worker",), ("postgres", "valkey"))
 class Cluster:
     """An embedded cluster; a context manager.
 
-    `data` None is a temporary folder, removed at the end. `port` 0 is any free port. `extra_env`
-    are settings (`TIDEGATE_…`) for the processes alone. `settings` are the processes' settings but
-    for what the cluster decides: the servers' addresses, the API's, and the master secret if empty.
-    `campaign` None applies no campaign. With `servers_only` neither migrations nor processes of ours are run. `on_event` hears
-    sentences about restarts, from another thread.
+    `data` None is a temporary folder, removed at the end. `port` 0 is any free port. `campaign`
+    None applies no campaign. `extra_env` are settings (`TIDEGATE_…`) for the processes alone.
+    `settings` are the processes' settings but for what the cluster decides: the addresses of the
+    servers and of the API, and the master secret if it is empty. With `servers_only` neither
+    migrations nor processes of ours are run. `on_event` hears sentences about restarts, from
+    another thread.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections import deque
 from time import monotonic  # the loop's own clock is cached and counts whole milliseconds
-from typing import Protocol
+from typing import Protocol, cast
 
 from deploy.load.wire import Reply, Target, WireError, read
 
@@ -200,8 +200,7 @@ class _Connection(asyncio.Protocol):
         self.transport.write(post.payload)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:

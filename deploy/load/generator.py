@@ -98,7 +98,7 @@ class Generator:
         self._send_retries(now)
         due, start = self._plan.due, self.started_at
         while (end := self._group_end()) > self._next and start + due[end - 1] <= now:
-            self._send(self._next, end, tuple(start + due[n] for n in range(self._next, end)))
+            self._send(self._next, end, tuple([start + at for at in due[self._next : end]]))
             self._next = end
         upcoming = start + due[end - 1] if end > self._next else inf
         self._sleep(upcoming, self._next_retry())
@@ -137,16 +137,17 @@ class Generator:
 
     def _send(self, first: int, end: int, due: tuple[float, ...]) -> None:
         plan = self._plan
-        members = tuple(plan.index[first:end])
-        for i, at in zip(members, due, strict=True):
-            self._books.due(i, at)
         if self._mode.batch == 1:
-            i = members[0]
+            i = plan.index[first]
+            members: tuple[int, ...] = (i,)
             payload = self._wire.post(plan.path, plan.keys[i], plan.bodies[i])
         else:
+            members = tuple(plan.index[first:end])
             payload = self._wire.batch(
                 plan.path, [plan.keys[i] for i in members], [plan.bodies[i] for i in members]
             )
+        for i, at in zip(members, due, strict=True):
+            self._books.due(i, at)
         self._submit(Post(members, due, payload))
 
     def _send_retries(self, now: float) -> None:

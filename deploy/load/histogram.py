@@ -39,9 +39,13 @@ class Histogram:
     def record(self, seconds: float) -> None:
         """Count one duration; less than nothing counts as nothing."""
         us = int(seconds * 1_000_000)
-        if us < 0:
-            us = 0
-        self._buckets[_bucket(us)] += 1
+        if us < 2 * _CUTS:
+            us = max(us, 0)
+            self._buckets[us] += 1
+        else:
+            # The leading bit chooses the octave, the next six the cut.
+            shift = us.bit_length() - _CUTS_BITS - 1
+            self._buckets[min((shift << _CUTS_BITS) + (us >> shift), _SIZE - 1)] += 1
         self.count += 1
         if us > self._max_us:
             self._max_us = us
@@ -74,16 +78,8 @@ class Histogram:
         )
 
 
-def _bucket(us: int) -> int:
-    """Exact below 128 us; above, the leading bit chooses the octave and the next six the cut."""
-    shift = us.bit_length() - _CUTS_BITS - 1
-    if shift <= 0:
-        return us
-    return min((shift << _CUTS_BITS) + (us >> shift), _SIZE - 1)
-
-
 def _upper_us(bucket: int) -> int:
-    """The greatest microsecond that `_bucket` puts into `bucket`."""
+    """The greatest microsecond that is counted in `bucket`."""
     if bucket < 2 * _CUTS:
         return bucket
     shift = (bucket >> _CUTS_BITS) - 1

@@ -18,8 +18,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from producer.http.messages import Language, Messages
 
 _IANA = "https://iana.org/assignments/http-problem-types#"
-QUOTA_EXCEEDED = _IANA + "quota-exceeded"
-REDUCED_CAPACITY = _IANA + "temporary-reduced-capacity"
+TYPE_QUOTA = _IANA + "quota-exceeded"
+TYPE_CAPACITY = _IANA + "temporary-reduced-capacity"
 
 MEDIA_TYPE = b"application/problem+json"
 
@@ -49,13 +49,13 @@ class Code(Enum):
     UNSUPPORTED_MEDIA_TYPE = _Sort(415, "The body is not of a type that is read here")
     AMOUNT_WRONG = _Sort(422, "The amount is not the one payable")
     IDEMPOTENCY_CONFLICT = _Sort(422, "The idempotency key belongs to another intent")
-    QUOTA_EXCEEDED = _Sort(429, "A limit of the caller's is reached", QUOTA_EXCEEDED)
+    QUOTA_EXCEEDED = _Sort(429, "A limit of the caller's is reached", TYPE_QUOTA)
     INTERNAL_ERROR = _Sort(500, "Something went wrong on our side")
-    REDUCED_CAPACITY = _Sort(503, "A limit of ours is reached", REDUCED_CAPACITY)
-    DEPENDENCY_UNAVAILABLE = _Sort(503, "Nothing was accepted", REDUCED_CAPACITY)
-    OUTCOME_UNKNOWN = _Sort(503, "It is not known whether it was accepted", REDUCED_CAPACITY)
-    READING_UNAVAILABLE = _Sort(503, "This cannot be read at present", REDUCED_CAPACITY)
-    CHANGE_UNCONFIRMED = _Sort(503, "It is not known whether it was done", REDUCED_CAPACITY)
+    REDUCED_CAPACITY = _Sort(503, "A limit of ours is reached", TYPE_CAPACITY)
+    DEPENDENCY_UNAVAILABLE = _Sort(503, "Nothing was accepted", TYPE_CAPACITY)
+    OUTCOME_UNKNOWN = _Sort(503, "It is not known whether it was accepted", TYPE_CAPACITY)
+    READING_UNAVAILABLE = _Sort(503, "This cannot be read at present", TYPE_CAPACITY)
+    CHANGE_UNCONFIRMED = _Sort(503, "It is not known whether it was done", TYPE_CAPACITY)
 
     @property
     def word(self) -> str:
@@ -153,11 +153,12 @@ def render(
     code = problem.code
     status, title, _ = code.value
     headers = [(b"content-type", MEDIA_TYPE), *problem.headers]
-    wait_ms, seconds = UNSET, 0
+    wait_ms: int | UnsetType = UNSET
+    seconds = 0
     if problem.retry_after_ms is not None:
         wait_ms, seconds = spread(problem.retry_after_ms)
         headers.append((b"retry-after", b"%d" % seconds))
-    limit = problem.limit or UNSET
+    limit: str | UnsetType = problem.limit or UNSET
     body = ProblemBody(
         type=code.type,
         title=title,

@@ -21,8 +21,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[_Id, bytes]]).decode
 
 
-class MalformedAnnouncement(ValueError):
-    """This is not an announcement of outcomes."""
+class MalformedAnnouncement(ValueError):  # noqa: N818 - it names what arrived
+    """Not an announcement of outcomes."""
 
 
 def encode(outcomes: Sequence[tuple[UUID, bytes]]) -> bytes:

@@ -11,8 +11,8 @@ rotated, reordered and dropped without telling the codes in the users' hands.
 from __future__ import annotations
 
 import hmac
-from base64 import b32decode, b32encode
-from binascii import Error as MalformedBase32
+import re
+from base64 import b32encode
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -24,8 +24,13 @@ INPUT_CHARS_MAX: Final = 128  # Room for a hyphen or a space after every charact
 
 _ID_BYTES: Final = 16
 _MAC_BYTES: Final = 10
-_PADDING: Final = "===="
+_SPARE_BITS: Final = 4  # 44 characters hold 220 bits, a code's 27 bytes are 216.
 _DROP_SEPARATORS: Final = str.maketrans("", "", "- \t\r\n")
+_CODE: Final = re.compile(f"[A-Z2-7]{{{CODE_CHARS}}}")
+# base32's digits as int(text, 32) reads them; b32decode would take 8 µs more.
+_TO_DIGITS: Final = str.maketrans(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+)
 
 
 class CouponCodes:
@@ -64,18 +69,16 @@ def _version(key: bytes) -> int:
 
 
 def _mac(key: bytes, claim: bytes) -> bytes:
-    return hmac.digest(key, claim, sha256)[:_MAC_BYTES]
+    return hmac.digest(key, claim, "sha256")[:_MAC_BYTES]
 
 
 def _decode(code: str) -> bytes | None:
     if len(code) > INPUT_CHARS_MAX or not code.isascii():
         return None
     compact = code.translate(_DROP_SEPARATORS).upper()
-    if len(compact) != CODE_CHARS:
+    if not _CODE.fullmatch(compact):
         return None
-    try:
-        raw = b32decode(compact + _PADDING)
-    except MalformedBase32:
-        return None
-    # 44 characters hold 4 bits more than 27 bytes: only the spelling with zeros there is a code.
-    return raw if b32encode(raw).decode().rstrip("=") == compact else None
+    value = int(compact.translate(_TO_DIGITS), 32)
+    if value % (1 << _SPARE_BITS):
+        return None  # Only the spelling whose spare bits are zero is a code.
+    return (value >> _SPARE_BITS).to_bytes(1 + _ID_BYTES + _MAC_BYTES, "big")

@@ -66,6 +66,8 @@ tidegate_reconcile_begin   3 in_flight epoch reconciling:<token>   version token
 tidegate_reconcile_finish  2 epoch reconciling:<token>   version
     Reply: 1: the set counts as reconciled; 0: it may have lost its memory since begin.
 The caller reconciles between begin and finish, in small steps of plain commands: gate.py.
+tidegate_state   2 in_flight epoch   version
+    Reply: [in_flight, reconciled (1 or 0)].
 tidegate_version 0
     Reply: the library's version. Who loads the library asks first, so as not to undo newer work.
 
@@ -347,8 +349,14 @@ local function reconcile_finish(keys, args)
   return 1
 end
 
+local function state(keys, args)
+  check_call(keys, 2, args, 1)
+  return {redis.call('SCARD', keys[1]), is_reconciled(keys[2]) and 1 or 0}
+end
+
 redis.register_function{function_name = 'tidegate_version', flags = {'no-writes', 'allow-stale'},
   callback = function() return VERSION end}
+redis.register_function{function_name = 'tidegate_state', callback = state, flags = {'no-writes'}}
 redis.register_function('tidegate_admit', admit)
 redis.register_function{function_name = 'tidegate_settle', callback = settle,
   flags = {'allow-oom'}}

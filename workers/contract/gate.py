@@ -32,6 +32,7 @@ from msgspec import Struct
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from config.settings import Settings
 from workers.contract.admission import CampaignLimits, Candidate, Quota, RateLimit, Verdict
 from workers.contract.names import gate_names
 from workers.contract.packing import Batch, join_ids
@@ -61,11 +62,12 @@ LIBRARY_VERSION: Final = int(_VERSION_LINE[1])
 
 # What a server answers that lives, but cannot serve now; the exception's own class or this code.
 _UNREACHABLE_CODES: Final = frozenset(
-    "BUSY CLUSTERDOWN LOADING MASTERDOWN MISCONF NOPERM NOREPLICAS OOM READONLY TRYAGAIN".split()
+    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOPERM", "NOREPLICAS", "OOM"}
+    | {"READONLY", "TRYAGAIN"}
 )
 
 
-class GateUnreachable(Exception):
+class GateUnreachable(Exception):  # noqa: N818 - it names a state, as `unreachable` is told
     """The gate's Valkey cannot be reached or cannot take writes; nothing is admitted."""
 
     def __init__(self, message: str | None = None) -> None:
@@ -95,6 +97,16 @@ def open_client(url: str, *, timeout_ms: int) -> redis.Redis:
         socket_connect_timeout=timeout_ms / 1000,
         retry=Retry(NoBackoff(), 0),
         driver_info=None,
+    )
+
+
+def open_gate(settings: Settings) -> Gate:
+    """Make the gate's client from the settings; it connects when it is first asked."""
+    return Gate(
+        open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms),
+        key_prefix=settings.valkey.key_prefix,
+        in_flight_max=settings.admission.in_flight_max,
+        unreconciled_rate=settings.admission.unreconciled_rate,
     )
 
 
@@ -164,6 +176,11 @@ class Gate:
         """Return how many intents are in flight, as far as the gate knows."""
         return int(self._command("SCARD", self._names.in_flight))
 
+    def reconciled(self) -> bool:
+        """Say whether the gate knows what is in flight; it does not after a start or a flush."""
+        keys = (self._names.in_flight, self._names.epoch)
+        return bool(self._call("tidegate_state", keys)[1])
+
     def reconcile(
         self,
         open_ids: Callable[[], Iterable[UUID]],
@@ -231,13 +248,13 @@ class Gate:
         return self._command(*call)
 
     def _load(self) -> None:
-        """Load the library, unless the server's is as new. Two processes may do so at once."""
+        """Load the library, unless the server has a newer one. Two processes may do so at once."""
         try:
             self._command("FUNCTION", "LOAD", _LIBRARY)
         except redis.ResponseError as error:
             if "already exists" not in str(error):
                 raise
-            if self._command("FCALL", "tidegate_version", 0) < LIBRARY_VERSION:
+            if self._command("FCALL", "tidegate_version", 0) <= LIBRARY_VERSION:
                 self._command("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
 
     def _command(self, *command: Any) -> Any:

@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from workers.domain.outcome import OrderStatus, Outcome, PricedLine, Refusal
+from workers.domain.outcome import Order, OrderStatus, Outcome, PricedLine, Refusal
 
 
 class OrderResource(Struct, frozen=True, kw_only=True, array_like=True):
@@ -70,21 +70,25 @@ def resource_of(outcome: Outcome, decided_at: datetime) -> IntentResource:
         accepted_at=intent.accepted_at,
         decided_at=decided_at,
         refusal=outcome.refusal,
-        order=order
-        and OrderResource(
-            order_id=intent.intent_id,
-            status=order.status,
-            lines=order.lines,
-            total=order.total,
-            discount=order.discount,
-            payable=order.payable,
-            currency=order.currency,
-            payment_deadline=order.payment_deadline,
-        ),
-        coupon=coupon
-        and CouponResource(
+        order=None if order is None else _order_resource(intent.intent_id, order),
+        coupon=None
+        if coupon is None
+        else CouponResource(
             coupon_id=intent.intent_id, value=coupon.value, valid_until=coupon.valid_until
         ),
+    )
+
+
+def _order_resource(order_id: UUID, order: Order) -> OrderResource:
+    return OrderResource(
+        order_id=order_id,
+        status=order.status,
+        lines=order.lines,
+        total=order.total,
+        discount=order.discount,
+        payable=order.payable,
+        currency=order.currency,
+        payment_deadline=order.payment_deadline,
     )
 
 

@@ -7,7 +7,6 @@ nor another purpose's key.
 from __future__ import annotations
 
 import hmac
-from hashlib import sha256
 from typing import Final
 
 MASTER_CHARS_MIN: Final = 16  # Below this somebody typed a password instead of making a secret.
@@ -19,8 +18,8 @@ def derive_key(master: str, purpose: str) -> bytes:
     """Return the 32-byte key of one purpose. Raises ValueError for a master that is too short."""
     if len(master) < MASTER_CHARS_MIN:
         raise ValueError(f"expected a master secret of at least {MASTER_CHARS_MIN} characters")
-    extracted = hmac.digest(_SALT, master.encode(), sha256)
-    return hmac.digest(extracted, purpose.encode() + b"\x01", sha256)
+    extracted = hmac.digest(_SALT, master.encode(), "sha256")
+    return hmac.digest(extracted, purpose.encode() + b"\x01", "sha256")
 
 
 def signing_key(master: str, key_id: str) -> str:
@@ -33,7 +32,7 @@ def signing_key(master: str, key_id: str) -> str:
 
 def sign(body: bytes, key: str) -> str:
     """Return the HMAC-SHA256 of the body in hex."""
-    return hmac.digest(key.encode(), body, sha256).hex()
+    return hmac.digest(key.encode(), body, "sha256").hex()
 
 
 def verify(body: bytes, key: str, signature: str) -> bool:

@@ -35,6 +35,10 @@ class Faults(list[Fault]):
         """Add one."""
         self.append(Fault(key, problem, mend))
 
+    def about(self, key: str) -> bool:
+        """Say whether something is wrong with `key` already."""
+        return any(fault.key == key for fault in self)
+
     def raise_any(self) -> None:
         """Raise CampaignFileError if any fault was noted."""
         if self:

@@ -19,8 +19,8 @@ from celery import Celery, signals
 
 from config import failpoints, logging
 from config.settings import Settings
+from workers.contract.celery_app import make_app
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
-from workers.runtime.app import make_app
 from workers.runtime.bootstrap import build_processor
 from workers.runtime.telemetry import tell_batch
 from workers.service.process_batch import Processor

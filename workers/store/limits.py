@@ -12,7 +12,7 @@ def read_limits(
     connection: Connection,
 ) -> tuple[dict[str, bytes], dict[str, tuple[float, int] | None]]:
     """Return each campaign's limits as JSON, and each live gateway's (rate, burst) or None."""
-    campaigns = dict(connection.execute(_SQL.campaign_limits_read).fetchall())
+    campaigns: dict[str, bytes] = dict(connection.execute(_SQL.campaign_limits_read).fetchall())
     gateways = {
         gateway_id: (rate, burst) if rate is not None else None
         for gateway_id, rate, burst in connection.execute(_SQL.gateway_limits_read)

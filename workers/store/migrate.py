@@ -52,11 +52,10 @@ def migrate(dsn: str) -> list[str]:
     with connect(dsn, OWNER, _BOUNDS, name="migrate") as connection:
         connection.execute(_SQL.migrations_lock)
         try:
-            return [
-                migration.name
-                for migration in pending(connection)
-                if _apply(connection, migration) is None
-            ]
+            missing = pending(connection)
+            for migration in missing:
+                _apply(connection, migration)
+            return [migration.name for migration in missing]
         finally:
             connection.execute(_SQL.migrations_unlock)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from msgspec import Struct
 from psycopg.adapt import Buffer, Loader
+
+from config.settings import Postgres
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -75,3 +78,14 @@ def connect(
     connection.adapters.register_loader("json", _JsonBytesBinary)
     connection.prepare_threshold = 2
     return connection
+
+
+def opener(postgres: Postgres, role: str | None, name: str) -> Callable[[], Connection]:
+    """Return a function that opens a connection of this role, within the settings' bounds."""
+    bounds = Bounds(
+        connect_timeout_s=postgres.connect_timeout_s,
+        statement_timeout_ms=postgres.statement_timeout_ms,
+        lock_timeout_ms=postgres.lock_timeout_ms,
+        idle_in_transaction_ms=postgres.idle_in_transaction_timeout_ms,
+    )
+    return lambda: connect(postgres.dsn, role, bounds, name=name)

@@ -355,6 +355,13 @@ BEGIN
     RETURN made;
 END $$;
 
+-- How far `tidegate prune` has removed journal, outcomes and keys: the audit asks no further back.
+CREATE TABLE retention (
+    whole         boolean PRIMARY KEY DEFAULT true CHECK (whole),  -- one row
+    pruned_before uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
+);
+INSERT INTO retention DEFAULT VALUES;
+
 CREATE TABLE intents_default PARTITION OF intents DEFAULT;
 CREATE TABLE outcomes_default PARTITION OF outcomes DEFAULT;
 CREATE TABLE orders_default PARTITION OF orders DEFAULT;

@@ -1,0 +1,113 @@
+"""The intake of gateways that speak Celery: task `tidegate.submit_intent`.
+
+The broker is untrusted: a message counts only with the gateway's signature over its body, and
+nothing is promised until it is journalled. No answer goes back; the sender looks its keys up, or
+hears by webhook, and sends again until they are found. What is malformed is logged and dropped.
+
+The one argument is a list of intents, each an `OrderIntent` with its `idempotency_key` and
+`submitted_at`. The headers `tidegate_key_id` and `tidegate_signature` name the gateway's key and sign
+the list in its canonical form (`canonical`): sorted fields, no spaces, UTF-8. Age counts from
+`submitted_at`: an intent past its `ttl_ms` when it is read here is dropped, since its sender no
+longer waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+import structlog
+from celery import Celery, Task
+from msgspec import Meta
+
+from producer.answers import Answer, Posted
+from workers.contract.ids import uuid7_many
+from workers.contract.names import SUBMIT_INTENT_TASK
+from workers.domain.intent import IdempotencyKey, OrderIntent
+
+_log = structlog.get_logger()
+
+INTENTS_MAX = 500
+BODY_BYTES_MAX = 1 << 20
+KEY_ID_HEADER = "tidegate_key_id"
+SIGNATURE_HEADER = "tidegate_signature"
+AHEAD_MAX = timedelta(seconds=30)  # a sender's clock may be this far ahead of ours
+
+
+class SubmittedIntent(OrderIntent, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An order's intent as it travels through the broker."""
+
+    idempotency_key: IdempotencyKey
+    submitted_at: datetime
+
+
+_decode = msgspec.json.Decoder(
+    Annotated[list[SubmittedIntent], Meta(min_length=1, max_length=INTENTS_MAX)]
+).decode
+
+
+def register_submit_intent(
+    app: Celery,
+    gateway_of: Callable[[str, bytes, str], str | None],
+    submit: Callable[[Sequence[Posted]], Sequence[Answer]],
+) -> None:
+    """Add the task to the app.
+
+    `gateway_of(key_id, body, signature)` returns the gateway whose live key signed the body, or None.
+    """
+
+    @app.task(name=SUBMIT_INTENT_TASK, bind=True)  # type: ignore[untyped-decorator]
+    def submit_intent(task: Task, intents: object) -> None:
+        body = canonical(intents)
+        headers = task.request.headers or {}
+        key_id, signature = headers.get(KEY_ID_HEADER), headers.get(SIGNATURE_HEADER)
+        if not (isinstance(key_id, str) and isinstance(signature, str)):
+            return _drop("not signed")
+        gateway_id = gateway_of(key_id, body, signature)
+        if gateway_id is None or len(body) > BODY_BYTES_MAX:
+            return _drop("signature of no live key, or too large")
+        try:
+            posted = read(body, gateway_id, datetime.now(UTC))
+        except msgspec.MsgspecError as error:
+            return _drop(str(error)[:200], gateway=gateway_id)
+        if posted:
+            submit(posted)
+
+
+def canonical(intents: object) -> bytes:
+    """Return the bytes that are signed: the same for every sender of the same intents."""
+    return msgspec.json.encode(intents, order="sorted")
+
+
+def _drop(why: str, **known: str) -> None:
+    _log.warning("submitted intents dropped", why=why, **known)
+
+
+def read(body: bytes, gateway_id: str, now: datetime) -> list[Posted]:
+    """Read a signed body; raises msgspec.MsgspecError naming the field that is wrong.
+
+    What is left of an intent's `ttl_ms` goes on counting; what is past it is left out.
+    """
+    submitted = _decode(body)
+    ids = uuid7_many(len(submitted))
+    posted = []
+    for intent_id, one in zip(ids, submitted, strict=True):
+        if one.submitted_at.tzinfo is None or one.submitted_at > now + AHEAD_MAX:
+            raise msgspec.ValidationError(
+                "`submitted_at` has no time zone or lies ahead of the clock"
+            )
+        if now >= one.submitted_at + timedelta(milliseconds=one.ttl_ms):
+            _log.info("submitted intent too old", gateway=gateway_id)
+            continue
+        fields = {name: getattr(one, name) for name in OrderIntent.__struct_fields__}
+        posted.append(
+            Posted(
+                intent_id=intent_id,
+                gateway_id=gateway_id,
+                idempotency_key=one.idempotency_key,
+                intent=OrderIntent(**fields),
+            )
+        )
+    return posted

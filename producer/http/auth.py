@@ -1,0 +1,124 @@
+"""Who calls: gateways' keys, cached by their hash and kept fresh.
+
+Only hashes are kept, here as in the database, and a key is looked up by its own hash: comparing
+digests tells a guesser nothing of how near a guess came. While PostgreSQL is away the known keys
+stay good. A key that is not known makes the cache look again, at most once a second however many
+ask: guessing keys costs the guesser time, and the database nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+from msgspec import Struct
+
+from producer.http.problems import Code, Problem
+
+_log = structlog.get_logger()
+
+SCOPES = ("intents:write", "intents:read", "coupons:write", "coupons:read", "orders:write")
+
+REFRESH_INTERVAL_S = 3.0  # a revoked key is good for no longer than this, while PostgreSQL answers
+LOOK_AGAIN_INTERVAL_S = 1.0  # for a key that is not known
+_KEY_LENGTH_MAX = 256
+
+_CHALLENGE = ((b"www-authenticate", b'Bearer realm="tidegate"'),)
+
+
+class Gateway(Struct, frozen=True):
+    """A gateway as one of its keys names it."""
+
+    gateway_id: str
+    scopes: frozenset[str]
+
+
+class Keys:
+    """The keys that are good now, by their SHA-256. Used on one event loop."""
+
+    def __init__(self, load: Callable[[], Awaitable[Mapping[bytes, Gateway]]]) -> None:
+        """`load` reads all keys; what it raises means that they cannot be read now."""
+        self._load = load
+        self._keys: Mapping[bytes, Gateway] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loaded_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._loading: asyncio.Task[None] | None = None
+        self._failing = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the keys could be read lately."""
+        return not self._failing and self._loaded_at > float("-inf")
+
+    def known(self, authorization: bytes | None) -> Gateway | None:
+        """Return the gateway that a credential names, as far as is known at once."""
+        if authorization is None or authorization[:7] != b"Bearer ":
+            return None
+        return self._keys.get(hashlib.sha256(authorization[7:]).digest())
+
+    async def identify(self, authorization: bytes | None) -> Gateway:
+        """Return the gateway that a credential names; raises Problem (401, or 503 if unknowable)."""
+        digest = _digest(authorization)
+        gateway = self._keys.get(digest)
+        if gateway is None:
+            asked_at = self._loop.time()
+            await self._look_again()
+            gateway = self._keys.get(digest)
+            if gateway is None and self._loaded_at < asked_at:
+                raise Problem(
+                    Code.READING_UNAVAILABLE,
+                    "The key is not known, and keys cannot be looked up at present.",
+                    retry_after_ms=1_000,
+                )
+        if gateway is None:
+            raise _unauthenticated("The key is not known, or was revoked.")
+        return gateway
+
+    async def keep_fresh(self) -> None:
+        """Read the keys again and again; runs until cancelled."""
+        while True:
+            await self._refresh()
+            await asyncio.sleep(REFRESH_INTERVAL_S)
+
+    async def _look_again(self) -> None:
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load_in_turn())
+        await asyncio.shield(self._loading)
+
+    async def _load_in_turn(self) -> None:
+        try:
+            since = self._loop.time() - self._tried_at
+            await asyncio.sleep(max(0.0, LOOK_AGAIN_INTERVAL_S - since))
+            await self._refresh()
+        finally:
+            self._loading = None
+
+    async def _refresh(self) -> None:
+        self._tried_at = began = self._loop.time()
+        try:
+            self._keys = await self._load()
+        except Exception as error:  # noqa: BLE001 - whatever it was: the known keys stay good
+            if not self._failing:
+                _log.warning("keys not refreshed", error=type(error).__name__)
+            self._failing = True
+            return
+        self._failing, self._loaded_at = False, began
+
+
+def _digest(authorization: bytes | None) -> bytes:
+    """Hash the key of a credential; raises Problem where there is none."""
+    if authorization is None:
+        raise _unauthenticated("Send the gateway's key as `Authorization: Bearer tg_…`.")
+    scheme, _, key = authorization.partition(b" ")
+    key = key.strip()
+    if scheme.lower() != b"bearer" or not key or len(key) > _KEY_LENGTH_MAX:
+        raise _unauthenticated("Send the gateway's key as `Authorization: Bearer tg_…`.")
+    return hashlib.sha256(key).digest()
+
+
+def _unauthenticated(detail: str) -> Problem:
+    return Problem(Code.UNAUTHENTICATED, detail, headers=_CHALLENGE)
+

@@ -1,0 +1,196 @@
+"""A call and its reply: what every handler gets and gives, whichever server speaks HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from producer.http import headers as fields
+from producer.http.auth import Gateway
+from producer.http.messages import Language, language_for
+from producer.http.problems import Code, Problem
+
+if TYPE_CHECKING:
+    from producer.http.api import Api
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+INTENT_BYTES_MAX = 8 * 1_024
+BATCH_BYTES_MAX = 1_024 * 1_024
+_QUERY_BYTES_MAX = 4 * 1_024
+
+# Said twice and differently, these leave it open what was meant.
+_SAID_ONCE = (b"authorization", b"content-type", b"idempotency-key", b"traceparent")
+
+JSON_HEADER = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
+_CLOSE = ((b"connection", b"close"),)  # whoever sends too much is not read to the end
+
+
+class Reply(NamedTuple):
+    """An answer with its whole body."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+class Stream(NamedTuple):
+    """An answer whose body comes in pieces; the iterator is closed when the caller leaves."""
+
+    status: int
+    pieces: AsyncIterator[bytes]
+    headers: list[tuple[bytes, bytes]]
+
+
+Handler = Callable[["Call"], Awaitable[Reply | Stream]]
+
+
+class CallerGone(Exception):
+    """The caller closed the connection before all was said."""
+
+
+class Call:
+    """One HTTP call."""
+
+    __slots__ = ("_receive", "_trace_id", "api", "headers", "locale", "scope")
+
+    def __init__(self, api: Api, scope: Scope, receive: Receive) -> None:
+        """Take the header fields apart. `locale` is to be set where an intent names one."""
+        raw = scope["headers"]
+        self.api = api
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(raw)
+        self.locale: str | None = None
+        self._receive = receive
+        self._trace_id = ""
+
+    def fold(self) -> None:
+        """Join the fields that came more than once; raises Problem where that makes no sense."""
+        raw = self.scope["headers"]
+        if len(self.headers) != len(raw):
+            self.headers = _folded(raw)
+
+    @property
+    def path(self) -> str:
+        """The path, as it was sent."""
+        return str(self.scope["path"])
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the caller's trace, or one of our own."""
+        if not self._trace_id:
+            self._trace_id = fields.trace_id(self.headers.get(b"traceparent"))
+        return self._trace_id
+
+    @property
+    def language(self) -> Language:
+        """The language of the intent, or the one the caller prefers."""
+        return language_for(self.locale, self.headers.get(b"accept-language"))
+
+    def parameter(self, name: str) -> str:
+        """Return a parameter of the path."""
+        return str(self.scope["path_params"][name])
+
+    def query(self) -> dict[str, str]:
+        """Return the query's parameters; raises Problem for one that is unreadable or said twice."""
+        raw = self.scope["query_string"]
+        try:
+            if len(raw) > _QUERY_BYTES_MAX:
+                raise ValueError("too long")
+            pairs = parse_qsl(
+                raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=20
+            )
+        except ValueError:
+            raise Problem(Code.INVALID_PARAMETER, "The query cannot be read.") from None
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise Problem(Code.INVALID_PARAMETER, "A parameter is given twice.")
+        return found
+
+    async def authorise(self, scope: str) -> Gateway:
+        """Return the calling gateway; raises Problem unless its key is known and has the scope."""
+        authorization = self.headers.get(b"authorization")
+        keys = self.api.keys
+        gateway = keys.known(authorization)
+        if gateway is None:
+            gateway = await keys.identify(authorization)
+        if scope not in gateway.scopes:
+            raise Problem(Code.SCOPE_MISSING, f"This needs a key with the scope {scope}.")
+        return gateway
+
+    async def body(self, bytes_max: int) -> bytes:
+        """Read the body; raises Problem when there is more of it than allowed."""
+        declared = self.headers.get(b"content-length")
+        if declared is not None and len(declared) < 20 and int(declared) > bytes_max:
+            raise _too_large(bytes_max)
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        while message.get("more_body", False) and len(body) <= bytes_max:
+            message = await self._receive()
+            body += message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return body
+
+    async def json_body(self, bytes_max: int) -> bytes:
+        """Read a body that must be JSON."""
+        content_type = self.headers.get(b"content-type")
+        if content_type != b"application/json" or b"content-encoding" in self.headers:
+            self.require_media_type(fields.JSON)
+        return await self.body(bytes_max)
+
+    def require_media_type(self, accepted: tuple[bytes, ...]) -> None:
+        """Raise Problem unless the body is of one of these types, and not compressed."""
+        names = " or ".join(name.decode() for name in accepted)
+        encoding = self.headers.get(b"content-encoding", b"identity")
+        if encoding.strip().lower() != b"identity":
+            raise Problem(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
+        if not fields.is_media_type(self.headers.get(b"content-type"), accepted):
+            raise Problem(
+                Code.UNSUPPORTED_MEDIA_TYPE, f"Send the body as {names}, in UTF-8.", headers=_CLOSE
+            )
+
+    def idempotency_key(self) -> str:
+        """Return the call's idempotency key; raises Problem where it is missing or unreadable."""
+        raw = self.headers.get(b"idempotency-key")
+        if raw is None:
+            raise Problem(
+                Code.IDEMPOTENCY_KEY_MISSING,
+                "Send an Idempotency-Key header: one key for one intent, the same when asking again.",
+            )
+        try:
+            return fields.idempotency_key(raw)
+        except fields.HeaderError as error:
+            raise Problem(Code.IDEMPOTENCY_KEY_INVALID, f"Idempotency-Key {error}.") from None
+
+    async def gone(self) -> None:
+        """Return when the caller has closed the connection."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def _folded(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    folded: dict[bytes, bytes] = {}
+    for name, value in raw:
+        if name not in folded:
+            folded[name] = value
+        elif name not in _SAID_ONCE:
+            folded[name] += b", " + value
+        elif folded[name] != value:
+            raise Problem(
+                Code.INVALID_PARAMETER, f"The header {name.decode()} is given twice, differently."
+            )
+    return folded
+
+
+def _too_large(bytes_max: int) -> Problem:
+    return Problem(
+        Code.BODY_TOO_LARGE, f"At most {bytes_max:,} bytes are read here.", headers=_CLOSE
+    )

@@ -1,0 +1,127 @@
+"""Posting one intent, and asking what became of it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from producer.answers import Accepted, Posted, Replayed
+from producer.http import decoding, headers
+from producer.http.auth import Gateway
+from producer.http.calls import INTENT_BYTES_MAX, NO_STORE, Call, Reply
+from producer.http.problems import Code, FieldError, Problem
+from producer.http.replies import outcome, replay, reply_to
+from workers.contract.ids import uuid7
+from workers.contract.resource import IntentResource
+from workers.domain.intent import IssuanceIntent, Kind, OrderIntent
+from workers.store import journal
+
+_USER_ID_LENGTH_MAX = 128
+
+
+async def post_intent(call: Call) -> Reply:
+    """`POST /v1/intents`: the wish to buy. The hot route."""
+    gateway = await call.authorise("intents:write")
+    intent = decoding.decode(decoding.ORDER, await call.json_body(INTENT_BYTES_MAX))
+    return await submit(call, gateway, intent)
+
+
+async def post_coupon(call: Call) -> Reply:
+    """`POST /v1/coupons`: the wish for a coupon."""
+    gateway = await call.authorise("coupons:write")
+    intent = decoding.decode(decoding.ISSUANCE, await call.json_body(INTENT_BYTES_MAX))
+    return await submit(call, gateway, intent)
+
+
+async def submit(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent) -> Reply:
+    """Submit an intent and tell the answer, or the outcome to those who prefer to wait for it."""
+    api = call.api
+    call.locale = intent.locale
+    posted = Posted(
+        intent_id=uuid7(),
+        gateway_id=gateway.gateway_id,
+        idempotency_key=call.idempotency_key(),
+        intent=intent,
+    )
+    wait_s = headers.wait_s(call.headers.get(b"prefer"), api.wait_max_s)
+    if wait_s:
+        return await _submit_and_wait(call, posted, wait_s)
+    return reply_to(await api.intake.submit(posted), api, call.language)
+
+
+async def get_intent(call: Call) -> Reply:
+    """`GET /v1/intents/{intent_id}`."""
+    gateway = await call.authorise("intents:read")
+    resource = await own_intent(call, gateway)
+    return _told(call, resource)
+
+
+async def find_intent(call: Call) -> Reply:
+    """`GET /v1/intents?user_id=…&idempotency_key=…`: what a key is bound to."""
+    gateway = await call.authorise("intents:read")
+    user_id, key, kind = _key_of_query(call)
+    digest = journal.key_digest(gateway.gateway_id, kind, user_id, key)
+    bound = await call.api.desk.ask(lambda connection: journal.find_keys(connection, [digest]))
+    resource = await call.api.desk.read(bound[digest].intent_id) if digest in bound else None
+    return _told(call, _own(call, gateway, resource))
+
+
+async def own_intent(call: Call, gateway: Gateway) -> IntentResource:
+    """Return the intent of the path; raises Problem (404) unless it is this gateway's."""
+    try:
+        intent_id = UUID(call.parameter("intent_id"))
+    except ValueError:
+        raise not_found() from None
+    return _own(call, gateway, await call.api.desk.read(intent_id))
+
+
+def not_found() -> Problem:
+    """Tell that there is no such thing, in the same words for another gateway's."""
+    return Problem(Code.NOT_FOUND, "There is no such thing here, or it belongs to another gateway.")
+
+
+def _own(call: Call, gateway: Gateway, resource: IntentResource | None) -> IntentResource:
+    if resource is None or resource.gateway_id != gateway.gateway_id:
+        raise not_found()
+    call.locale = resource.locale
+    return resource
+
+
+def _told(call: Call, resource: IntentResource) -> Reply:
+    reply = outcome(resource, call.api, call.language)
+    return reply._replace(headers=[*reply.headers, NO_STORE])
+
+
+async def _submit_and_wait(call: Call, posted: Posted, wait_s: int) -> Reply:
+    api, language = call.api, call.language
+    with api.waiters.waiting(posted.intent_id) as waiter:  # before anyone can decide it
+        answer = await api.intake.submit(posted)
+        reply = reply_to(answer, api, language)
+        if isinstance(answer, Accepted):
+            decided = await waiter.outcome(wait_s)
+            if decided is not None:
+                reply = outcome(decided, api, language)
+    if isinstance(answer, Replayed) and answer.resource.decided_at is None:
+        with api.waiters.waiting(answer.resource.intent_id) as waiter:
+            decided = await waiter.outcome(wait_s, look_first=True)
+            reply = replay(decided or answer.resource, api, language)
+    return reply._replace(headers=[*reply.headers, (b"preference-applied", b"wait=%d" % wait_s)])
+
+
+def _key_of_query(call: Call) -> tuple[str, str, Kind]:
+    """Read user, key and kind from the query; raises Problem that names the parameter."""
+    query = call.query()
+    user_id = query.pop("user_id", "")
+    key = query.pop("idempotency_key", "")
+    kind = query.pop("kind", Kind.ORDER.value)
+    wrong = [FieldError(name, "is not a parameter of this call") for name in query]
+    if not 1 <= len(user_id) <= _USER_ID_LENGTH_MAX:
+        wrong.append(FieldError("user_id", f"must have 1 to {_USER_ID_LENGTH_MAX} characters"))
+    if not 1 <= len(key) <= headers.IDEMPOTENCY_KEY_LENGTH_MAX:
+        most = headers.IDEMPOTENCY_KEY_LENGTH_MAX
+        wrong.append(FieldError("idempotency_key", f"must have 1 to {most} characters"))
+    if kind not in {known.value for known in Kind}:
+        wrong.append(FieldError("kind", "must be order or issuance"))
+    if wrong:
+        detail = "; ".join(f"{error.field} {error.detail}" for error in wrong)
+        raise Problem(Code.INVALID_PARAMETER, f"{detail}.", errors=wrong)
+    return user_id, key, Kind(kind)

@@ -1,0 +1,100 @@
+"""From the intake's answers to HTTP: which status, which body, which problem."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from producer.answers import Accepted, Answer, Conflict, Limited, Replayed, Unanswered
+from producer.http import render
+from producer.http.api import Api
+from producer.http.calls import JSON_HEADER, Reply
+from producer.http.messages import Language
+from producer.http.problems import Code, Problem
+from workers.contract.resource import IntentResource
+
+CALLERS_LIMITS = ("user", "conversation", "gateway")  # 429: the caller can do something about it
+
+_REPLAYED = (b"idempotent-replayed", b"true")
+_UNANSWERED_RETRY_MS = 1_000  # a fail-over takes seconds: asking more often would not find more
+
+
+def reply_to(answer: Answer, api: Api, language: Language) -> Reply:
+    """Tell an answer; raises Problem for all that is neither a receipt nor a replay."""
+    match answer:
+        case Accepted(intent_id=intent_id):
+            sojourn = api.waiters.sojourn
+            sojourn.accepted()
+            wait_ms = sojourn.wait_ms()
+            body = render.receipt(intent_id, wait_ms, sojourn.poll_ms(wait_ms))
+            return Reply(202, body, [JSON_HEADER, _location(intent_id)])
+        case Replayed(resource=resource):
+            return replay(resource, api, language)
+        case Conflict():
+            raise Problem(
+                Code.IDEMPOTENCY_CONFLICT,
+                "This key belongs to another intent of this user. One key, one intent.",
+            )
+        case Limited(limit=limit, retry_after_ms=retry_after_ms):
+            raise _limited(limit, retry_after_ms)
+        case Unanswered(accepted=accepted):
+            raise _unanswered(accepted == "unknown")
+        case _:
+            assert_never(answer)
+
+
+def replay(resource: IntentResource, api: Api, language: Language) -> Reply:
+    """Tell a known intent again: 200 with its outcome, or 202 as long as there is none."""
+    decided = outcome(resource, api, language)
+    if resource.decided_at is not None:
+        return decided._replace(headers=[*decided.headers, _REPLAYED])
+    sojourn = api.waiters.sojourn
+    wait_ms = sojourn.wait_ms()
+    body = b'%b,"estimated_wait_ms":%d,"poll_after_ms":%d}' % (
+        decided.body[:-1],
+        wait_ms,
+        sojourn.poll_ms(wait_ms),
+    )
+    return Reply(202, body, [JSON_HEADER, _location(resource.intent_id), _REPLAYED])
+
+
+def outcome(resource: IntentResource, api: Api, language: Language) -> Reply:
+    """Tell an intent as it stands."""
+    return Reply(200, render.intent(resource, language, api.messages, api.codes), [JSON_HEADER])
+
+
+def _location(intent_id: object) -> tuple[bytes, bytes]:
+    return (b"location", b"/v1/intents/%b" % str(intent_id).encode())
+
+
+def _limited(limit: str, retry_after_ms: int) -> Problem:
+    if limit in CALLERS_LIMITS:
+        return Problem(
+            Code.QUOTA_EXCEEDED,
+            f"The limit of this {limit} is reached. Nothing was accepted.",
+            limit=limit,
+            retry_after_ms=retry_after_ms,
+            accepted="no",
+        )
+    return Problem(
+        Code.REDUCED_CAPACITY,
+        f"The limit {limit} is reached. Nothing was accepted.",
+        limit=limit,
+        retry_after_ms=retry_after_ms,
+        accepted="no",
+    )
+
+
+def _unanswered(unknown: bool) -> Problem:
+    if unknown:
+        return Problem(
+            Code.OUTCOME_UNKNOWN,
+            "It is not known whether this was accepted. Ask again with the same key, never a new one.",
+            retry_after_ms=_UNANSWERED_RETRY_MS,
+            accepted="unknown",
+        )
+    return Problem(
+        Code.DEPENDENCY_UNAVAILABLE,
+        "Intents cannot be taken at present. Nothing was accepted.",
+        retry_after_ms=_UNANSWERED_RETRY_MS,
+        accepted="no",
+    )

@@ -1,0 +1,56 @@
+"""How long outcomes take at present, measured from what is announced. In the API's memory only.
+
+An intent's id tells when it was made, so every announcement is a sample of sojourn times, at no
+cost. While nothing is announced, what is known is a lower bound: the intents accepted since the
+last announcement have waited this long already. So a dead worker shows as a growing estimate, and
+not as the fast one of the last minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+FALLBACK_MS: Final = 500  # before anything was measured: a batch of workers that are idle
+_WEIGHT: Final = 0.2  # of a new sample: about the last ten announcements count
+_POLL_MS_MIN: Final = 100
+_POLL_MS_MAX: Final = 5_000
+
+
+class Sojourn:
+    """The estimate of one process. `heard` is called from the listening thread."""
+
+    def __init__(self) -> None:
+        self._mean_ms: float | None = None
+        self._unheard_since: float | None = None  # monotonic; acceptance after the last announcement
+
+    def accepted(self) -> None:
+        """Note that an intent was accepted just now."""
+        if self._unheard_since is None:
+            self._unheard_since = time.monotonic()
+
+    def heard(self, intent_ids: Sequence[bytes]) -> None:
+        """Note an announcement of these intents (`UUID.bytes` of version 7)."""
+        self._unheard_since = None
+        if not intent_ids:
+            return
+        now_ms = time.time_ns() // 1_000_000
+        # The first and the last of a batch stand for it; a wrong clock must not say "never".
+        ends = (intent_ids[0], intent_ids[-1])
+        waits = [max(0, now_ms - int.from_bytes(end[:6])) for end in ends]
+        sample = min(sum(waits) / 2, 600_000.0)
+        mean = self._mean_ms
+        self._mean_ms = sample if mean is None else mean + _WEIGHT * (sample - mean)
+
+    def wait_ms(self) -> int:
+        """Return how long an outcome is likely to take, from acceptance."""
+        mean = FALLBACK_MS if self._mean_ms is None else self._mean_ms
+        since = self._unheard_since
+        silent_ms = 0.0 if since is None else (time.monotonic() - since) * 1_000
+        return int(max(mean, silent_ms))
+
+    @staticmethod
+    def poll_ms(wait_ms: int) -> int:
+        """Return when to ask first for an outcome that takes `wait_ms`."""
+        return min(max(wait_ms, _POLL_MS_MIN), _POLL_MS_MAX)

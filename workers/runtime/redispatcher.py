@@ -1,0 +1,138 @@
+"""The redispatcher process: duties on a schedule, each on one connection, until told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+
+from config import failpoints, logging
+from config.settings import Settings
+from workers.contract.celery_app import make_app
+from workers.contract.gate import Gate, open_gate
+from workers.contract.hints import hint_sender, waiting_hints
+from workers.service.redispatch import Bounds, Redispatch, Schedule, TickReport
+from workers.store import lifecycle, redispatch
+from workers.store.pool import WORKER, Connection, opener
+
+_log = structlog.get_logger()
+
+COUPONS_INTERVAL_S = 10.0
+CLAIMS_INTERVAL_S = 30.0
+CLAIMS_OLDER_MS = 60_000  # no batch lives this long: its statements are bounded
+PARTITIONS_INTERVAL_S = 3_600.0
+PARTITION_DAYS = 8  # made ahead, so that a redispatcher may be away for a week
+
+
+class RedispatchStore:
+    """The store's functions on one connection, opened when needed and again after it broke."""
+
+    def __init__(self, open_connection: Callable[[], Connection]) -> None:
+        self._open = open_connection
+        self._connection: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The live connection; raises psycopg.OperationalError where none is to be had."""
+        if self._connection is None or self._connection.closed:
+            self._connection = self._open()
+        return self._connection
+
+    def take_due(self, count_max: int, dispatch_after_ms: int) -> list[UUID]:
+        """See `store.redispatch.take_due`."""
+        return redispatch.take_due(self.connection, count_max, dispatch_after_ms)
+
+    def open_exists(self, young_ms: int) -> bool:
+        """See `store.redispatch.open_exists`."""
+        return redispatch.open_exists(self.connection, young_ms)
+
+    def open_count(self) -> int:
+        """See `store.redispatch.open_count`."""
+        return redispatch.open_count(self.connection)
+
+    def expire_due(self, count_max: int) -> int:
+        """See `store.lifecycle.expire_due`."""
+        return lifecycle.expire_due(self.connection, count_max)
+
+    def expire_coupons(self, after: UUID, count_max: int) -> tuple[int, UUID | None]:
+        """See `store.lifecycle.expire_coupons`."""
+        return lifecycle.expire_coupons(self.connection, after, count_max)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status."""
+    logging.configure("redispatcher", settings.log.level, settings.log.format)
+    failpoints.configure(settings.failpoints, settings.failpoints_enabled)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    schedule = build_schedule(settings)
+    while not stop.wait(settings.redispatcher.interval_ms / 1000):
+        schedule.run_due()
+    return 0
+
+
+def build_schedule(settings: Settings) -> Schedule:
+    """Wire the duties to the real servers."""
+    app = make_app(settings)
+    store = RedispatchStore(opener(settings.postgres, WORKER, "redispatcher"))
+    gate = open_gate(settings)
+    duties = Redispatch(
+        store,
+        hint_sender(app, settings.broker.publish_timeout_ms / 1000),
+        lambda: waiting_hints(app),
+        Bounds(
+            hints_per_tick_max=settings.redispatcher.hints_per_tick_max,
+            dispatch_after_ms=settings.redispatcher.dispatch_after_ms,
+            expire_batch_max=settings.redispatcher.expire_batch_max,
+            batch_max=settings.worker.batch_max,
+        ),
+    )
+    schedule = Schedule(lambda name, error: _log.warning("duty failed", duty=name, error=repr(error)))
+    reconcile_s = settings.redispatcher.reconcile_interval_ms / 1000
+    schedule.add("reconcile unknown gate", 0, lambda: _reconcile_unknown(gate, store))
+    schedule.add("reconcile gate", reconcile_s, lambda: _reconcile(gate, store))
+    schedule.add("hint", 0, lambda: _told(duties.hint))
+    schedule.add("expire orders", 0, lambda: _told(duties.expire_orders))
+    schedule.add("expire coupons", COUPONS_INTERVAL_S, lambda: _told(duties.expire_coupons))
+    schedule.add(
+        "sweep claims",
+        CLAIMS_INTERVAL_S,
+        lambda: redispatch.sweep_claims(store.connection, CLAIMS_OLDER_MS),
+    )
+    schedule.add(
+        "ensure partitions",
+        PARTITIONS_INTERVAL_S,
+        lambda: redispatch.ensure_partitions(store.connection, PARTITION_DAYS),
+    )
+    return schedule
+
+
+def _reconcile_unknown(gate: Gate, store: RedispatchStore) -> None:
+    """A gate that lost its memory admits a trickle only; it is not kept waiting for the interval."""
+    if not gate.reconciled():
+        _reconcile(gate, store)
+
+
+def _reconcile(gate: Gate, store: RedispatchStore) -> None:
+    done = gate.reconcile(
+        lambda: redispatch.open_ids(store.connection), open_count=store.open_count
+    )
+    if not done.compared_only:
+        _log.info("gate reconciled", added=done.added, removed=done.removed, finished=done.finished)
+
+
+def _told(duty: Callable[[TickReport], None]) -> None:
+    report = TickReport()
+    duty(report)
+    if report != TickReport():
+        _log.info(
+            "redispatched",
+            hints=report.hints,
+            intents=report.redispatched,
+            orders_expired=report.orders_expired,
+            coupons_expired=report.coupons_expired,
+        )

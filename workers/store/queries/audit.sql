@@ -1,0 +1,205 @@
+-- intents_accounted_for --
+-- Every receipted intent has its outcome, or is open and will get one.
+SELECT count(*), count(*) FILTER (WHERE d.intent_id IS NULL AND o.intent_id IS NULL),
+       min(i.intent_id::text) FILTER (WHERE d.intent_id IS NULL AND o.intent_id IS NULL)
+FROM intents i
+LEFT JOIN outcomes d ON d.intent_id = i.intent_id
+LEFT JOIN open_intents o ON o.intent_id = i.intent_id
+
+-- outcomes_at_most_one --
+-- No intent has two outcomes, and none has one that was never asked for.
+SELECT coalesce(sum(n), 0)::bigint, count(*) FILTER (WHERE n > 1 OR orphan), min(id) FILTER (WHERE n > 1 OR orphan)
+FROM (
+    SELECT d.intent_id::text AS id, count(*) AS n, bool_or(i.intent_id IS NULL) AS orphan
+    FROM outcomes d LEFT JOIN (SELECT DISTINCT intent_id FROM intents) i ON i.intent_id = d.intent_id
+    GROUP BY d.intent_id
+) t
+
+-- open_intents_undecided --
+-- No open intent has an outcome, and none lacks its journal row.
+SELECT count(*), count(*) FILTER (WHERE d.intent_id IS NOT NULL OR i.intent_id IS NULL),
+       min(o.intent_id::text) FILTER (WHERE d.intent_id IS NOT NULL OR i.intent_id IS NULL)
+FROM open_intents o
+LEFT JOIN outcomes d ON d.intent_id = o.intent_id
+LEFT JOIN intents i ON i.intent_id = o.intent_id
+
+-- drained --
+-- Nothing is open any more. Asked only when the system should have come to rest.
+SELECT count(*), count(*), min(intent_id::text) FROM open_intents
+
+-- keys_bind_one_intent --
+-- Every intent's key is bound to it, and to nothing else.
+SELECT count(*), count(*) FILTER (WHERE k.intent_id IS DISTINCT FROM i.intent_id),
+       min(i.intent_id::text) FILTER (WHERE k.intent_id IS DISTINCT FROM i.intent_id)
+FROM intents i
+LEFT JOIN idempotency_keys k ON k.digest = encode(substr(sha256(convert_to(
+    concat_ws(E'\x1f', i.gateway_id, i.kind, i.user_id, i.idempotency_key), 'UTF8')), 1, 16), 'hex')::uuid
+
+-- orders_from_intents --
+-- Orders are exactly the committed intents of kind order: at most one each, none for a refused one.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(id) FILTER (WHERE wrong)
+FROM (
+    SELECT coalesce(o.order_id, d.intent_id)::text AS id,
+           o.n IS DISTINCT FROM 1 OR d.intent_id IS NULL OR o.user_id <> d.user_id AS wrong
+    FROM (
+        SELECT order_id, count(*) AS n, min(user_id) AS user_id FROM orders
+        WHERE order_id >= (SELECT pruned_before FROM retention) GROUP BY order_id
+    ) o
+    FULL JOIN (
+        SELECT DISTINCT i.intent_id, i.user_id FROM intents i JOIN outcomes d USING (intent_id)
+        WHERE i.kind = 'order' AND d.reason IS NULL
+    ) d ON d.intent_id = o.order_id
+) t
+
+-- orders_match_lines --
+-- An order's total is the sum of its lines.
+SELECT count(*), count(*) FILTER (WHERE o.total IS DISTINCT FROM l.total),
+       min(o.order_id::text) FILTER (WHERE o.total IS DISTINCT FROM l.total)
+FROM orders o
+FULL JOIN (SELECT order_id, sum(quantity * unit_price)::bigint AS total FROM order_lines GROUP BY order_id) l
+    USING (order_id)
+
+-- stock_adds_up --
+-- initial = available + reserved + sold, and none is negative.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(sku) FILTER (WHERE wrong)
+FROM (
+    SELECT sku, initial <> available + reserved + sold OR available < 0 OR reserved < 0 OR sold < 0 AS wrong
+    FROM stock
+) t
+
+-- stock_matches_orders --
+-- Units sold are those of confirmed orders, units reserved those of orders awaiting payment.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(sku) FILTER (WHERE wrong)
+FROM (
+    SELECT coalesce(s.sku, l.sku) AS sku,
+           coalesce(s.sold, 0) <> coalesce(l.sold, 0) OR coalesce(s.reserved, 0) <> coalesce(l.reserved, 0) AS wrong
+    FROM stock s
+    FULL JOIN (
+        SELECT o.campaign_id, l.sku,
+               sum(l.quantity) FILTER (WHERE o.status = 'confirmed') AS sold,
+               sum(l.quantity) FILTER (WHERE o.status = 'awaiting_payment') AS reserved
+        FROM orders o JOIN order_lines l USING (order_id)
+        WHERE o.status IN ('confirmed', 'awaiting_payment') GROUP BY o.campaign_id, l.sku
+    ) l USING (campaign_id, sku)
+) t
+
+-- budgets_hold --
+-- Spent is what confirmed orders took; reserved is what outstanding coupons and unpaid orders hold;
+-- together they never exceed the budget.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(campaign_id) FILTER (WHERE wrong)
+FROM (
+    SELECT campaign_id,
+           b.reserved < 0 OR b.spent < 0 OR b.reserved + b.spent > b.budget
+           OR b.spent <> coalesce(o.spent, 0) OR b.reserved <> coalesce(c.reserved, 0) AS wrong
+    FROM budgets b
+    LEFT JOIN (
+        SELECT campaign_id, sum(discount) AS spent FROM orders
+        WHERE status = 'confirmed' AND coupon_id IS NOT NULL GROUP BY campaign_id
+    ) o USING (campaign_id)
+    LEFT JOIN (
+        SELECT c.campaign_id, sum(c.value) AS reserved
+        FROM coupons c
+        LEFT JOIN redemptions r USING (coupon_id)
+        LEFT JOIN orders o USING (order_id)
+        WHERE c.expired_at IS NULL AND (r.coupon_id IS NULL OR o.status = 'awaiting_payment')
+        GROUP BY c.campaign_id
+    ) c USING (campaign_id)
+) t
+
+-- coupons_redeemed_once_by_owner --
+-- A coupon stands in at most one living order, and in one of its owner's, of its own campaign.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(coupon_id::text) FILTER (WHERE wrong)
+FROM (
+    SELECT o.coupon_id,
+           count(*) > 1 OR bool_or(c.user_id IS DISTINCT FROM o.user_id
+                                   OR c.campaign_id IS DISTINCT FROM o.campaign_id) AS wrong
+    FROM orders o LEFT JOIN coupons c USING (coupon_id)
+    WHERE o.coupon_id IS NOT NULL AND o.status IN ('confirmed', 'awaiting_payment')
+    GROUP BY o.coupon_id
+) t
+
+-- redemptions_match_orders --
+-- Redemptions are exactly the coupons of living orders.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(id) FILTER (WHERE wrong)
+FROM (
+    SELECT coalesce(o.coupon_id, r.coupon_id)::text AS id,
+           o.order_id IS DISTINCT FROM r.order_id AS wrong
+    FROM redemptions r
+    FULL JOIN (
+        SELECT coupon_id, order_id FROM orders
+        WHERE coupon_id IS NOT NULL AND status IN ('confirmed', 'awaiting_payment')
+    ) o ON o.coupon_id = r.coupon_id AND o.order_id = r.order_id
+) t
+
+-- user_limits_hold --
+-- A user's counter is what he has, and never above his maximum.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(user_id) FILTER (WHERE wrong)
+FROM (
+    SELECT coalesce(c.user_id, h.user_id) AS user_id,
+           coalesce(c.used, 0) <> coalesce(h.has, 0) OR c.used < 0 OR c.used > c.max AS wrong
+    FROM user_counters c
+    FULL JOIN (
+        SELECT campaign_id, user_id, 'order' AS kind, count(*) AS has FROM orders
+        WHERE status IN ('confirmed', 'awaiting_payment') GROUP BY campaign_id, user_id
+        UNION ALL
+        SELECT campaign_id, user_id, 'issuance', count(*) FROM coupons GROUP BY campaign_id, user_id
+    ) h USING (campaign_id, user_id, kind)
+) t
+
+-- ledger_equals_balances --
+-- Every account's balance is the sum of its movements.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(account) FILTER (WHERE wrong)
+FROM (
+    SELECT coalesce(a.account, l.account) AS account,
+           coalesce(a.balance, 0) <> coalesce(l.balance, 0) OR a.account IS NULL AS wrong
+    FROM audit.accounts a
+    FULL JOIN (SELECT account, sum(delta) AS balance FROM ledger GROUP BY account) l USING (account)
+) t
+
+-- ledger_batches_balance --
+-- The deltas of each batch sum to zero per unit.
+SELECT count(*), count(*) FILTER (WHERE total <> 0), min(batch_id::text) FILTER (WHERE total <> 0)
+FROM (
+    SELECT batch_id, sum(delta) AS total FROM ledger GROUP BY batch_id, unit_of(account)
+) t
+
+-- orders_in_ledger --
+-- What the orders of a batch took is what the ledger says the batch took.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(batch_id) FILTER (WHERE wrong)
+FROM (
+    SELECT coalesce(o.batch_id, l.batch_id)::text AS batch_id, o.taken IS DISTINCT FROM -l.delta AS wrong
+    FROM (
+        SELECT o.batch_id, format('stock:%s:%s:available', o.campaign_id, l.sku) AS account,
+               sum(l.quantity) AS taken
+        FROM orders o JOIN order_lines l USING (order_id) GROUP BY 1, 2
+    ) o
+    LEFT JOIN (
+        SELECT batch_id, account, sum(delta) AS delta FROM ledger
+        WHERE account LIKE 'stock:%:available' GROUP BY 1, 2
+    ) l USING (batch_id, account)
+) t
+
+-- payments_match_orders --
+-- A confirmed order with something to pay has exactly its one payment; no other order keeps one.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(order_id::text) FILTER (WHERE wrong)
+FROM (
+    SELECT o.order_id,
+           CASE WHEN o.status = 'confirmed' AND o.payable > 0
+                THEN p.n IS DISTINCT FROM 1 OR p.amount IS DISTINCT FROM o.payable
+                ELSE p.n IS NOT NULL END AS wrong
+    FROM orders o
+    FULL JOIN (
+        SELECT order_id, count(*) AS n, sum(amount) AS amount FROM payments
+        WHERE status = 'accepted' GROUP BY order_id
+    ) p USING (order_id)
+    WHERE o.payable > 0 OR p.n IS NOT NULL
+) t
+
+-- quarantined_were_told --
+-- A quarantined intent's outcome is `could_not_be_processed`, and no other intent's is.
+SELECT count(*), count(*) FILTER (WHERE wrong), min(id) FILTER (WHERE wrong)
+FROM (
+    SELECT coalesce(q.intent_id, d.intent_id)::text AS id, q.intent_id IS NULL OR d.intent_id IS NULL AS wrong
+    FROM (SELECT * FROM quarantine WHERE intent_id >= (SELECT pruned_before FROM retention)) q
+    FULL JOIN (SELECT intent_id FROM outcomes WHERE reason = 'could_not_be_processed') d USING (intent_id)
+) t
