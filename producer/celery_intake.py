@@ -13,6 +13,7 @@ longer waits.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -22,10 +23,20 @@ import structlog
 from celery import Celery, Task
 from msgspec import Meta
 
+from config.settings import Settings
 from producer.answers import Answer, Posted
+from producer.intake import Intake
+from producer.limits import LimitBook
+from producer.publisher import Publisher
+from workers.contract.couponcode import CouponCodes
+from workers.contract.gate import open_gate
+from workers.contract.hints import hint_sender
 from workers.contract.ids import uuid7_many
 from workers.contract.names import SUBMIT_INTENT_TASK
+from workers.contract.signing import signing_key, verify
 from workers.domain.intent import IdempotencyKey, OrderIntent
+from workers.store.limits import gateway_of_key
+from workers.store.pool import PRODUCER, opener
 
 _log = structlog.get_logger()
 
@@ -111,3 +122,60 @@ def read(body: bytes, gateway_id: str, now: datetime) -> list[Posted]:
             )
         )
     return posted
+
+
+class _Desk:
+    """A child's own intake and its look-ups of keys; built by the first message, after the fork."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._settings = settings
+        open_connection = opener(settings.postgres, PRODUCER, "celery-intake")
+        self._limits = LimitBook(open_connection)
+        self._publisher = Publisher(
+            hint_sender(app, settings.broker.publish_timeout_ms / 1000),
+            batch_max=settings.worker.batch_max,
+        )
+        self._intake = Intake(
+            open_connection,
+            open_gate(settings),
+            self._limits.current,
+            self._publisher.offer,
+            CouponCodes(settings.secrets.master, settings.secrets.old_masters),
+            accept_timeout_ms=settings.api.accept_timeout_ms,
+            dispatch_after_ms=settings.redispatcher.dispatch_after_ms,
+        )
+        self._open = open_connection
+        self._limits.start()
+        self._publisher.start()
+
+    def gateway_of(self, key_id: str, body: bytes, signature: str) -> str | None:
+        secrets = self._settings.secrets
+        if not any(
+            verify(body, signing_key(master, key_id), signature)
+            for master in (secrets.master, *secrets.old_masters)
+        ):
+            return None
+        with self._open() as connection:
+            return gateway_of_key(connection, key_id)
+
+    def submit(self, batch: Sequence[Posted]) -> Sequence[Answer]:
+        answers = self._intake.submit(batch)
+        kinds = Counter(type(answer).__name__ for answer in answers)
+        _log.info("submitted intents taken", **{kind.lower(): n for kind, n in kinds.items()})
+        return answers
+
+
+def register(app: Celery, settings: Settings) -> None:
+    """Add the task to a worker's app, with an intake on the real servers behind it."""
+    desks: list[_Desk] = []
+
+    def desk() -> _Desk:
+        if not desks:
+            desks.append(_Desk(app, settings))
+        return desks[0]
+
+    register_submit_intent(
+        app,
+        lambda key_id, body, signature: desk().gateway_of(key_id, body, signature),
+        lambda batch: desk().submit(batch),
+    )

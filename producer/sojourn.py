@@ -23,7 +23,9 @@ class Sojourn:
 
     def __init__(self) -> None:
         self._mean_ms: float | None = None
-        self._unheard_since: float | None = None  # monotonic; acceptance after the last announcement
+        self._unheard_since: float | None = (
+            None  # monotonic; acceptance after the last announcement
+        )
 
     def accepted(self) -> None:
         """Note that an intent was accepted just now."""

@@ -88,6 +88,11 @@ class Waiters:
                 del self._waiting[key]
 
     @property
+    def count(self) -> int:
+        """How many intents are waited for."""
+        return len(self._waiting)
+
+    @property
     def first_look_s(self) -> float:
         """After how long unheard a waiter looks into the journal."""
         return FIRST_LOOK_S if self.listening else DEAF_LOOK_S

@@ -33,9 +33,10 @@ def api(host: str | None, port: int | None, processes: int | None) -> int:
 def worker(concurrency: int | None) -> int:
     """Decide intents until SIGTERM; then finish the batch in hand and end."""
     settings = _prepare("worker", {"worker.concurrency": concurrency})
+    from producer.celery_intake import register
     from workers.runtime.worker import run
 
-    return run(settings)
+    return run(settings, [register])
 
 
 @click.command()

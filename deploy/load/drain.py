@@ -74,7 +74,7 @@ class _Rounds:
         """Ask once; True when nothing is open any more."""
         await self._look_up(self._books.in_state(State.UNKNOWN))
         open_ = self._books.undecided()
-        if self._plan.path == "/v1/coupons":
+        if self._plan.kind == "issuance":
             await self._each(open_)
         elif len(open_) <= _PROBE or await self._newest_decided(open_):
             await self._replay(open_)
@@ -113,7 +113,7 @@ class _Rounds:
 
     async def _look_up(self, members: Sequence[int]) -> None:
         async def ask(i: int) -> None:
-            payload = self._wire.intent_of(self._plan.users[i], self._plan.keys[i])
+            payload = self._wire.intent_of(self._plan.users[i], self._plan.keys[i], self._plan.kind)
             reply = await self._asker.ask(payload)
             if reply is None:
                 return
@@ -136,6 +136,10 @@ class _Rounds:
                     self._books.coupon_codes[i] = said.coupon.code
         elif said.kind in (Kind.NO, Kind.REFUSED):
             self._books.forgotten(i)
+        elif said.kind in (Kind.LIMITED, Kind.SHED):
+            # A known key has its resource at every level. Whoever asks too often may be put off as
+            # a whole; an item of a batch that was taken may not.
+            self._books.refused(i, said.why, monotonic())
 
 
 class _Asker:

@@ -36,7 +36,7 @@ class Mode(Struct, frozen=True):
     batch: int = 1  # intents in one post; 1 uses the single endpoint
     batch_age_max_s: float = 0.02  # a gateway that gathers a batch does not wait longer for it
     closed: bool = False  # `connections` posts at once, each sent when another was answered
-    stop_after_s: float | None = None  # nothing new is sent after this
+    stop_after_s: float | None = None  # a closed loop sends nothing new after this
 
 
 class Generator:
@@ -53,6 +53,7 @@ class Generator:
         self._mode = mode
         self._random = Random(f"retries/{seed}")
         self._next = 0
+        self._stopped = False
         self._out = 0
         self._again: list[tuple[float, int, Post]] = []
         self._doubtful: set[int] = set()
@@ -86,6 +87,16 @@ class Generator:
         return max(0.0, (self.ended_at or monotonic()) - self.started_at)
 
     @property
+    def sends_done(self) -> int:
+        """How many of the plan's sends were begun."""
+        return self._next
+
+    def stop(self) -> None:
+        """Send nothing new; retries and answers under way still come to their end."""
+        self._stopped = True
+        self._loop.call_soon_threadsafe(self._step)
+
+    @property
     def outstanding(self) -> int:
         """Posts sent and not answered, and retries that wait for their time."""
         return self._out + len(self._again)
@@ -113,19 +124,13 @@ class Generator:
                 break
             self._send(self._next, end, (now,) * (end - self._next))
             self._next = end
-        if self._over(now):
-            self._next = self._plan.sends
         self._sleep(self._next_retry())
 
     def _group_end(self) -> int:
         """Where the batch that begins with the next send ends."""
         plan, first = self._plan, self._next
-        if first >= plan.sends:
+        if first >= plan.sends or self._stopped:
             return first
-        stop = self._mode.stop_after_s
-        if stop is not None and plan.due[first] > stop:
-            self._next = plan.sends
-            return self._next
         end, last = first + 1, min(first + self._mode.batch, plan.sends)
         while end < last and plan.due[end] - plan.due[first] <= self._mode.batch_age_max_s:
             end += 1
@@ -133,7 +138,7 @@ class Generator:
 
     def _over(self, now: float) -> bool:
         stop = self._mode.stop_after_s
-        return stop is not None and now - self.started_at > stop
+        return self._stopped or (stop is not None and now - self.started_at > stop)
 
     def _send(self, first: int, end: int, due: tuple[float, ...]) -> None:
         plan = self._plan

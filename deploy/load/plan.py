@@ -36,6 +36,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     carries intent `index[n]`; an intent sent twice is a repeated key. `due` never falls.
     """
 
+    kind: str  # "order" or "issuance"
     path: str
     keys: list[bytes]
     bodies: list[bytes]
@@ -72,7 +73,15 @@ def orders(
     times = [at * duration_s for at in profile.shape.times(count, random)]
     due, index = _with_repeats(times, profile, random)
     keys = [f"{seed:x}-{count}-o-{i}".encode() for i in range(count)]
-    return Plan(path="/v1/intents", keys=keys, bodies=bodies, due=due, index=index, users=users)
+    return Plan(
+        kind="order",
+        path="/v1/intents",
+        keys=keys,
+        bodies=bodies,
+        due=due,
+        index=index,
+        users=users,
+    )
 
 
 def issuances(
@@ -89,6 +98,7 @@ def issuances(
     due = array("d", (i * step for i in range(len(users))))
     keys = [f"{seed:x}-{len(users)}-c-{i}".encode() for i in range(len(users))]
     return Plan(
+        kind="issuance",
         path="/v1/coupons",
         keys=keys,
         bodies=bodies,

@@ -91,7 +91,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     title: str
     story: str
-    clock: str = ""  # what the curve's whole length stands for: "9 hours"
+    # What the curve's whole length stands for: "9 hours".
+    clock: Annotated[str, Meta(pattern=r"^$|^[0-9.]+ [a-z]+\Z")] = ""
     curve: CurveTerms
     scale: Scale
     mix: Mix = Mix()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from time import monotonic
+from types import FrameType
 
 import uvloop
 from msgspec import Struct
@@ -28,6 +30,7 @@ class Moment(Struct, frozen=True):
     stage: str  # "sending" or "draining"
     books: Books
     elapsed_s: float  # in this stage
+    sends_done: int  # of the plan's
 
 
 class Played(Struct, frozen=True):
@@ -71,24 +74,31 @@ async def _play(
     seed: int,
     patience: Patience,
     watch: Watch,
+    stop_early: bool,
 ) -> Played:
     books = Books(plan.intents)
     generator = Generator(plan, to, books, retry, mode, seed)
-    async with _shown("sending", books, watch):
-        await generator.run()
-    async with _shown("draining", books, watch):
+    with _stopped_by_interrupt(generator) if stop_early else contextlib.nullcontext():
+        async with _shown("sending", books, generator, watch):
+            await generator.run()
+    async with _shown("draining", books, generator, watch):
         drain_s = await drain(plan, to, books, patience)
     return Played(books, generator.elapsed_s, drain_s, generator.connections_used)
 
 
 @contextlib.asynccontextmanager
-async def _shown(stage: str, books: Books, watch: Watch) -> AsyncIterator[None]:
+async def _shown(
+    stage: str, books: Books, generator: Generator, watch: Watch
+) -> AsyncIterator[None]:
     """Show a stage while it lasts, and once more at its end."""
     began = monotonic()
 
+    def moment() -> Moment:
+        return Moment(stage, books, monotonic() - began, generator.sends_done)
+
     async def show() -> None:
         while True:
-            watch(Moment(stage, books, monotonic() - began))
+            watch(moment())
             await asyncio.sleep(_FRAME_S)
 
     showing = asyncio.create_task(show())
@@ -98,7 +108,23 @@ async def _shown(stage: str, books: Books, watch: Watch) -> AsyncIterator[None]:
         showing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await showing
-    watch(Moment(stage, books, monotonic() - began))
+    watch(moment())
+
+
+@contextlib.contextmanager
+def _stopped_by_interrupt(generator: Generator) -> Iterator[None]:
+    """Let Ctrl-C end the sending once; the next one is the usual one again."""
+    earlier = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, earlier)
+        generator.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ class Answer(Struct):
         if kind is Kind.LIMITED:
             return f"limit:{self.limit or 'unnamed'}"
         if kind is Kind.SHED:
-            return f"limit:{self.limit}" if self.limit else self.level or "unavailable"
+            return f"limit:{self.limit}" if self.limit else self.level or self.code or "unavailable"
         return self.code or f"http_{self.status_code}"
 
 
@@ -162,9 +162,9 @@ class Wire:
         """Ask for one intent's resource."""
         return b"GET /v1/intents/%b%b\r\n" % (intent_id.encode(), self._common)
 
-    def intent_of(self, user_id: str, key: bytes) -> bytes:
+    def intent_of(self, user_id: str, key: bytes, kind: str) -> bytes:
         """Ask what became of a key."""
-        query = urlencode({"user_id": user_id, "idempotency_key": key.decode()})
+        query = urlencode({"user_id": user_id, "idempotency_key": key.decode(), "kind": kind})
         return b"GET /v1/intents?%b%b\r\n" % (query.encode(), self._common)
 
     def _head(self, path: str) -> bytes:

@@ -30,6 +30,7 @@ _WORDS = {
     "shedding": "overload: told to come back",
     "closed": "closed: told to come back",
     "unavailable": "not able to answer: told to come back",
+    "dependency_unavailable": "not able to answer: told to come back",
     "reply_lost": "the reply was lost on the way, and the order had not been taken",
     "idempotency_conflict": "the key was used before for another intent",
 }

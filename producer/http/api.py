@@ -11,7 +11,6 @@ from producer.batcher import Batcher
 from producer.http.auth import Keys
 from producer.http.desk import Desk
 from producer.http.messages import Messages
-from producer.http.orders import OrderBook
 from producer.http.render import Codes
 from producer.waiters import Waiters
 
@@ -26,7 +25,6 @@ class Api:
     intake: Batcher[Posted, Answer]
     keys: Keys
     desk: Desk
-    orders: OrderBook
     waiters: Waiters
     messages: Messages
     codes: Codes

@@ -60,7 +60,7 @@ class Keys:
         return self._keys.get(hashlib.sha256(authorization[7:]).digest())
 
     async def identify(self, authorization: bytes | None) -> Gateway:
-        """Return the gateway that a credential names; raises Problem (401, or 503 if unknowable)."""
+        """Return the gateway that a credential names; raises Problem (401; 503 if unknowable)."""
         digest = _digest(authorization)
         gateway = self._keys.get(digest)
         if gateway is None:
@@ -100,7 +100,7 @@ class Keys:
         self._tried_at = began = self._loop.time()
         try:
             self._keys = await self._load()
-        except Exception as error:  # noqa: BLE001 - whatever it was: the known keys stay good
+        except Exception as error:  # whatever it was: the known keys stay good
             if not self._failing:
                 _log.warning("keys not refreshed", error=type(error).__name__)
             self._failing = True
@@ -121,4 +121,3 @@ def _digest(authorization: bytes | None) -> bytes:
 
 def _unauthenticated(detail: str) -> Problem:
     return Problem(Code.UNAUTHENTICATED, detail, headers=_CHALLENGE)
-

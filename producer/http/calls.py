@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from producer.http import headers as fields
 from producer.http.auth import Gateway
 from producer.http.messages import Language, language_for
-from producer.http.problems import Code, Problem
+from producer.http.problems import Code, Problem, render
 
 if TYPE_CHECKING:
     from producer.http.api import Api
@@ -43,7 +43,7 @@ class Stream(NamedTuple):
     """An answer whose body comes in pieces; the iterator is closed when the caller leaves."""
 
     status: int
-    pieces: AsyncIterator[bytes]
+    pieces: AsyncGenerator[bytes, None]
     headers: list[tuple[bytes, bytes]]
 
 
@@ -97,7 +97,7 @@ class Call:
         return str(self.scope["path_params"][name])
 
     def query(self) -> dict[str, str]:
-        """Return the query's parameters; raises Problem for one that is unreadable or said twice."""
+        """Return the query's parameters; raises Problem for one unreadable or said twice."""
         raw = self.scope["query_string"]
         try:
             if len(raw) > _QUERY_BYTES_MAX:
@@ -163,12 +163,26 @@ class Call:
         if raw is None:
             raise Problem(
                 Code.IDEMPOTENCY_KEY_MISSING,
-                "Send an Idempotency-Key header: one key for one intent, the same when asking again.",
+                "Send an Idempotency-Key: one key for one intent, the same when asking again.",
             )
         try:
             return fields.idempotency_key(raw)
         except fields.HeaderError as error:
             raise Problem(Code.IDEMPOTENCY_KEY_INVALID, f"Idempotency-Key {error}.") from None
+
+    def render(self, problem: Problem) -> Reply:
+        """Write a problem, in the language of the intent."""
+        api = self.api
+        return Reply(
+            *render(
+                problem,
+                messages=api.messages,
+                language=self.language,
+                instance=self.path,
+                trace_id=self.trace_id,
+                level=api.level(),
+            )
+        )
 
     async def gone(self) -> None:
         """Return when the caller has closed the connection."""

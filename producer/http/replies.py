@@ -14,7 +14,7 @@ from workers.contract.resource import IntentResource
 
 CALLERS_LIMITS = ("user", "conversation", "gateway")  # 429: the caller can do something about it
 
-_REPLAYED = (b"idempotent-replayed", b"true")
+REPLAYED = (b"idempotent-replayed", b"true")
 _UNANSWERED_RETRY_MS = 1_000  # a fail-over takes seconds: asking more often would not find more
 
 
@@ -46,7 +46,7 @@ def replay(resource: IntentResource, api: Api, language: Language) -> Reply:
     """Tell a known intent again: 200 with its outcome, or 202 as long as there is none."""
     decided = outcome(resource, api, language)
     if resource.decided_at is not None:
-        return decided._replace(headers=[*decided.headers, _REPLAYED])
+        return decided._replace(headers=[*decided.headers, REPLAYED])
     sojourn = api.waiters.sojourn
     wait_ms = sojourn.wait_ms()
     body = b'%b,"estimated_wait_ms":%d,"poll_after_ms":%d}' % (
@@ -54,7 +54,7 @@ def replay(resource: IntentResource, api: Api, language: Language) -> Reply:
         wait_ms,
         sojourn.poll_ms(wait_ms),
     )
-    return Reply(202, body, [JSON_HEADER, _location(resource.intent_id), _REPLAYED])
+    return Reply(202, body, [JSON_HEADER, _location(resource.intent_id), REPLAYED])
 
 
 def outcome(resource: IntentResource, api: Api, language: Language) -> Reply:
@@ -88,7 +88,7 @@ def _unanswered(unknown: bool) -> Problem:
     if unknown:
         return Problem(
             Code.OUTCOME_UNKNOWN,
-            "It is not known whether this was accepted. Ask again with the same key, never a new one.",
+            "It is not known whether this was accepted. Ask again with this key, never a new one.",
             retry_after_ms=_UNANSWERED_RETRY_MS,
             accepted="unknown",
         )

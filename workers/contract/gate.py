@@ -52,6 +52,7 @@ __all__ = [
 CANDIDATES_PER_CALL_MAX: Final = 500  # A call holds the server for about 4 ms.
 IDS_PER_CALL_MAX: Final = 5_000  # The same, for ids that leave.
 SCAN_COUNT: Final = 1_000  # The same, for ids that are looked at.
+ID_BYTES: Final = 16
 GRACE_MS: Final = 30_000  # Longer than any intent takes from admission to the journal's commit.
 DRIFT_MAX: Final = 0.02  # Share of the in-flight ids: less is what is under way between the two.
 
@@ -213,8 +214,9 @@ class Gate:
         return Reconciliation(finished, compared_only=False, added=len(missing), removed=removed)
 
     def _remove_stale(
-        self, is_open: set[bytes], now_ms: int, grace_ms: int
+        self, is_open: set[bytes], began_ms: int, grace_ms: int
     ) -> tuple[set[bytes], int]:
+        """Remove what is not open, unless it is too young to judge; return what was seen, too."""
         seen: set[bytes] = set()
         removed, cursor = 0, 0
         while True:
@@ -222,10 +224,15 @@ class Gate:
                 "SSCAN", self._names.in_flight, cursor, "COUNT", SCAN_COUNT
             )
             seen.update(members)
+            # Made after now: by a host whose clock ran ahead. Not after the beginning, or a
+            # reconciler that slept would remove what came meanwhile.
+            seconds, microseconds = self._command("TIME")
+            newest_ms = seconds * 1_000 + microseconds // 1_000 + grace_ms
             stale = [
                 member
                 for member in members
-                if member not in is_open and not _is_young(member, now_ms, grace_ms)
+                if member not in is_open
+                and not began_ms - grace_ms <= _made_at_ms(member) <= newest_ms
             ]
             if stale:
                 removed += int(self._command("SREM", self._names.in_flight, *stale))
@@ -242,7 +249,7 @@ class Gate:
         try:
             return self._command(*call)
         except redis.ResponseError as error:
-            if error.status_code != "TIDEGATE_OUTDATED" and "Function not found" not in str(error):
+            if _code(error) != "TIDEGATE_OUTDATED" and "Function not found" not in str(error):
                 raise
         self._load()
         return self._command(*call)
@@ -263,18 +270,23 @@ class Gate:
         except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse) as error:
             raise GateUnreachable from error
         except redis.ResponseError as error:
-            if error.status_code in _UNREACHABLE_CODES:
+            if _code(error) in _UNREACHABLE_CODES:
                 raise GateUnreachable(f"{GateUnreachable.__doc__} ({error})") from error
             raise
+
+
+def _code(error: redis.ResponseError) -> str:
+    # redis-py takes the code off the message of the errors it knows, and only of those.
+    return error.status_code or str(error).partition(" ")[0]
 
 
 def _agree(in_flight: int, open_count: int) -> bool:
     return abs(in_flight - open_count) <= DRIFT_MAX * in_flight
 
 
-def _is_young(member: bytes, now_ms: int, grace_ms: int) -> bool:
-    """Say whether a UUIDv7 was made within the grace around `now_ms`."""
-    return len(member) == 16 and abs(int.from_bytes(member[:6]) - now_ms) <= grace_ms
+def _made_at_ms(member: bytes) -> int:
+    """Return when a UUIDv7 was made; what is no id was made long ago."""
+    return int.from_bytes(member[:6]) if len(member) == ID_BYTES else 0
 
 
 def _check_client(client: redis.Redis) -> None:

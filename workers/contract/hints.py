@@ -35,5 +35,8 @@ def hint_sender(app: Celery, timeout_s: float) -> Callable[[Sequence[UUID]], Non
 def waiting_hints(app: Celery) -> int:
     """Ask the broker how many hints wait; raises what its transport raises."""
     with app.connection_or_acquire() as connection:
-        declared = connection.default_channel.queue_declare(ORDERS_QUEUE, passive=True)
+        # Not a passive declaration: on Redis an empty queue does not exist, and that is no error.
+        declared = connection.default_channel.queue_declare(
+            ORDERS_QUEUE, durable=True, auto_delete=False
+        )
         return int(declared.message_count)

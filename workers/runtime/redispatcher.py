@@ -9,7 +9,6 @@ from uuid import UUID
 
 import structlog
 
-from config import failpoints, logging
 from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.gate import Gate, open_gate
@@ -64,8 +63,6 @@ class RedispatchStore:
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
-    logging.configure("redispatcher", settings.log.level, settings.log.format)
-    failpoints.configure(settings.failpoints, settings.failpoints_enabled)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 from celery import Celery, signals
 
-from config import failpoints, logging
+from config import failpoints
 from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
@@ -41,8 +41,6 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
 
     `register` adds tasks of other packages to the app: each is called once, before the fork.
     """
-    logging.configure("worker", settings.log.level, settings.log.format)
-    failpoints.configure(settings.failpoints, settings.failpoints_enabled)
     app = make_app(settings)
     register_process_batch(app, settings)
     for add in register:

@@ -1,4 +1,4 @@
-"""Reading the rate limits that operators set."""
+"""Reading what operators set for gateways and campaigns: rate limits, and whose a live key is."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def read_limits(
         for gateway_id, rate, burst in connection.execute(_SQL.gateway_limits_read)
     }
     return campaigns, gateways
+
+
+def gateway_of_key(connection: Connection, key_id: str) -> str | None:
+    """Return the gateway of a key that is not revoked, or None."""
+    row = connection.execute(_SQL.gateway_of_key, {"key_id": key_id}).fetchone()
+    return row[0] if row else None

@@ -75,6 +75,11 @@ def coupons_of_user(connection: Connection, user_id: str) -> list[UserCoupon]:
     ]
 
 
+def check(connection: Connection) -> None:
+    """Raise psycopg.Error unless the journal can be read."""
+    connection.execute(_SQL.reading_check)
+
+
 def _resource(row: tuple[Any, ...]) -> IntentResource:
     intent_id, kind, gateway_id, user_id, body_text, accepted_at, decided_at, reason = row[:8]
     body = _decode_body(body_text)

@@ -31,3 +31,7 @@ LEFT JOIN redemptions r USING (coupon_id)
 WHERE c.user_id = %(user_id)s
 ORDER BY c.coupon_id DESC
 LIMIT %(limit)s
+
+-- reading_check --
+-- Whether the journal can be read.
+SELECT 1 FROM intents LIMIT 1

@@ -1,0 +1,141 @@
+"""The ASGI application: the hot route first, everything else through a router.
+
+Plain ASGI with lifespan, so that any server may serve it. Nothing connects before the lifespan
+starts, and a dependency that is away then is an answer (503), not a reason to stay down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+
+import structlog
+from starlette.routing import Route, Router
+
+from producer.http.api import Api
+from producer.http.calls import Call, CallerGone, Handler, Receive, Reply, Scope, Send, Stream
+from producer.http.intents import post_intent
+from producer.http.problems import Code, Problem
+from producer.http.routes import HOT_PATH, ROUTES
+
+_log = structlog.get_logger()
+
+Open = Callable[[], AbstractAsyncContextManager[Api]]
+
+
+class App:
+    """The API as an ASGI application. `open_api` makes its parts, on the server's event loop."""
+
+    def __init__(self, open_api: Open) -> None:
+        self._open_api = open_api
+        self._api: Api | None = None
+        self._hot = _Endpoint(self, {"POST": post_intent})
+        self._router = Router(
+            [Route(path, _Endpoint(self, handlers)) for path, handlers in ROUTES.items()],
+            redirect_slashes=False,
+            default=_Endpoint(self, {}),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Speak ASGI."""
+        if scope["type"] == "http":
+            if scope["path"] == HOT_PATH and scope["method"] == "POST":
+                await self._hot(scope, receive, send)
+            else:
+                await self._router(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    def drain(self) -> None:
+        """Take nothing new that lasts: streams end, waits end with a receipt, `/readyz` says so."""
+        if self._api is not None:
+            self._api.draining.set()
+            self._api.waiters.release()
+
+    @property
+    def api(self) -> Api:
+        """The parts, while the lifespan lasts."""
+        assert self._api is not None, "the server speaks lifespan"
+        return self._api
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self._open_api() as self._api:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                self.drain()
+        except Exception:
+            _log.exception("the API cannot start or end")
+            await send({"type": "lifespan.startup.failed", "message": "see the log"})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Endpoint:
+    """The handlers of one path: calls them, and tells what they raise."""
+
+    def __init__(self, app: App, handlers: Mapping[str, Handler]) -> None:
+        self._app = app
+        self._handlers = dict(handlers)
+        if "GET" in self._handlers:
+            self._handlers["HEAD"] = self._handlers["GET"]
+        self._allow = ", ".join(self._handlers).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(self._app.api, scope, receive)
+        try:
+            call.fold()
+            handler = self._handlers.get(scope["method"])
+            if handler is None:
+                raise self._no_handler()
+            reply = await handler(call)
+        except Problem as problem:
+            reply = call.render(problem)
+        except CallerGone:
+            return
+        except Exception:
+            _log.exception("call failed", path=call.path, trace_id=call.trace_id)
+            reply = call.render(
+                Problem(Code.INTERNAL_ERROR, "The log has more of it, by trace_id.")
+            )
+        if isinstance(reply, Stream):
+            await _stream(call, reply, send)
+        else:
+            await _send(reply, send)
+
+    def _no_handler(self) -> Problem:
+        if not self._handlers:
+            return Problem(Code.NOT_FOUND, "Nothing is served under this path.")
+        detail = f"This path takes {self._allow.decode()}."
+        return Problem(Code.METHOD_NOT_ALLOWED, detail, headers=((b"allow", self._allow),))
+
+
+async def _send(reply: Reply, send: Send) -> None:
+    status, body, headers = reply
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(call: Call, stream: Stream, send: Send) -> None:
+    """Send the pieces as they come, until the last or until the caller leaves."""
+
+    async def pump() -> None:
+        async with contextlib.aclosing(stream.pieces) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    await send({"type": "http.response.start", "status": stream.status, "headers": stream.headers})
+    tasks = [asyncio.ensure_future(pump()), asyncio.ensure_future(call.gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,147 @@
+"""The composition root of an API process: a page of constructor calls.
+
+Nothing here waits for a dependency: connections are opened by the threads that need them, when
+they first do, and again whenever they broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from config.settings import Settings
+from producer.answers import Answer, Limited, Posted, Unanswered
+from producer.batcher import Batcher, Bounds, Work
+from producer.http import metrics
+from producer.http.api import Api
+from producer.http.auth import Gateway, Keys
+from producer.http.desk import Desk
+from producer.http.messages import Messages
+from producer.intake import Intake
+from producer.limits import LimitBook
+from producer.publisher import Publisher
+from producer.waiters import Waiters
+from workers.contract.celery_app import make_app
+from workers.contract.couponcode import CouponCodes
+from workers.contract.gate import open_client, open_gate
+from workers.contract.hints import hint_sender
+from workers.contract.names import gate_names
+from workers.store.keys import read_keys
+from workers.store.pool import PRODUCER, WORKER, opener
+
+MakeWork = Callable[[], Work[Posted, Answer]]
+
+# The intake gives up before its callers are answered without it: its own answer knows more.
+_INTAKE_SHARE = 0.8
+_FULL_RETRY_MS_MIN = 1_000
+_PUBLISH_REST_S = 2.0  # for the hints of the last batches; what is not sent is found without
+
+
+@contextlib.asynccontextmanager
+async def open_api(settings: Settings) -> AsyncIterator[Api]:
+    """Build the API's parts on the running loop, and take them down in the opposite order."""
+    codes = CouponCodes(settings.secrets.master, settings.secrets.old_masters)
+    limits = LimitBook(opener(settings.postgres, PRODUCER, "api-limits"))
+    publisher = Publisher(
+        hint_sender(make_app(settings), settings.broker.publish_timeout_ms / 1_000),
+        batch_max=settings.worker.batch_max,
+    )
+
+    def make_intake() -> Intake:
+        return Intake(
+            opener(settings.postgres, PRODUCER, "api-intake"),
+            open_gate(settings),
+            limits.current,
+            publisher.offer,
+            codes,
+            accept_timeout_ms=int(settings.api.accept_timeout_ms * _INTAKE_SHARE),
+            dispatch_after_ms=settings.redispatcher.dispatch_after_ms,
+        )
+
+    limits.start()
+    publisher.start()
+    try:
+        async with assemble(settings, make_intake, codes) as api:
+            yield api
+    finally:
+        await asyncio.to_thread(publisher.close, _PUBLISH_REST_S)
+        limits.close()
+
+
+@contextlib.asynccontextmanager
+async def assemble(
+    settings: Settings, make_work: MakeWork, codes: CouponCodes
+) -> AsyncIterator[Api]:
+    """Build the API around any intake; on leaving, answer everything that was taken."""
+    desk = Desk(
+        opener(settings.postgres, PRODUCER, "api-reads"),
+        opener(settings.postgres, WORKER, "api-orders"),
+        settings.api.accept_timeout_ms,
+    )
+    intake = Batcher("intake", make_work, _Excuses(), _bounds(settings), _observe)
+    keys = Keys(lambda: _load_keys(desk))
+    waiters = Waiters(
+        lambda: open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms),
+        gate_names(settings.valkey.key_prefix).outcome_channel,
+        desk.read,
+    )
+    waiters.start()
+    refreshing = asyncio.create_task(keys.keep_fresh())
+    try:
+        yield Api(
+            intake=intake,
+            keys=keys,
+            desk=desk,
+            waiters=waiters,
+            messages=Messages(),
+            codes=codes.code_of,
+            level=lambda: "normal",
+            wait_max_s=settings.api.wait_max_s,
+            draining=asyncio.Event(),
+        )
+    finally:
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
+        await asyncio.gather(intake.drain(), desk.drain())
+        for part in (intake, desk, waiters):
+            part.close()
+
+
+class _Excuses:
+    """What the intake's callers are told where the intake cannot."""
+
+    def full(self, wait_ms: int) -> Answer:
+        """Refuse: by the time there were room, the answer would come too late."""
+        answer = Limited("intake", max(wait_ms, _FULL_RETRY_MS_MIN))
+        metrics.observe_excuse(answer)
+        return answer
+
+    def unsent(self) -> Answer:
+        """Say that nothing was accepted."""
+        answer = Unanswered("no", "postgres")
+        metrics.observe_excuse(answer)
+        return answer
+
+    def unheard(self) -> Answer:
+        """Say that nobody knows."""
+        answer = Unanswered("unknown", "postgres")
+        metrics.observe_excuse(answer)
+        return answer
+
+
+def _bounds(settings: Settings) -> Bounds:
+    api = settings.api
+    return Bounds(api.lanes, api.batch_max, api.pending_max, api.accept_timeout_ms)
+
+
+def _observe(answers: Sequence[Answer]) -> None:
+    metrics.observe_batch(answers)
+
+
+async def _load_keys(desk: Desk) -> dict[bytes, Gateway]:
+    keys = await desk.ask(read_keys)
+    return {
+        digest: Gateway(gateway_id, frozenset(scopes))
+        for digest, (gateway_id, scopes) in keys.items()
+    }

@@ -1,0 +1,130 @@
+"""The API's process: uvicorn around the application, one process or several on one socket.
+
+Several processes are forked before anything is built and share the listening socket, so that a
+connection that waits to be accepted survives any one of them. The parent only watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from config import failpoints, logging
+from config.settings import Settings
+from producer.http.app import App
+from producer.http.bootstrap import open_api
+from producer.http.connections import Connection, sweep
+
+_log = structlog.get_logger()
+
+KEEP_ALIVE_S = 75  # longer than the pools of most clients keep an idle connection
+_BACKLOG = 4_096
+# A lane whose commit was heard needs Python's lock to go on; 5 ms of waiting for it, several times
+# a batch, would be most of a batch's time.
+_SWITCH_INTERVAL_S = 0.000_5
+_RESTART_PAUSE_S = 1.0
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, drain, and return the exit status."""
+    logging.configure("api", settings.log.level, settings.log.format)
+    failpoints.configure(settings.failpoints, settings.failpoints_enabled)
+    try:
+        listening = listen(settings.api.host, settings.api.port)
+    except OSError as error:
+        _log.error("cannot listen", host=settings.api.host, port=settings.api.port, error=str(error))
+        return 1
+    _log.info("listening", host=settings.api.host, port=listening.getsockname()[1])
+    if settings.api.processes == 1:
+        return serve(settings, listening)
+    return _Family(settings, listening).run()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket; raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(address)
+    listening.listen(_BACKLOG)
+    return listening
+
+
+def serve(settings: Settings, listening: socket.socket) -> int:
+    """Serve on a socket that listens, in this process."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    app = App(lambda: open_api(settings))
+    server = _Server(
+        app,
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=Connection,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=settings.api.drain_timeout_s,
+        ),
+    )
+    server.run(sockets=[listening])
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells the application of its end before it waits for the last answers."""
+
+    def __init__(self, app: App, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def main_loop(self) -> None:
+        sweeping = asyncio.create_task(sweep(self.server_state.connections))
+        try:
+            await super().main_loop()
+        finally:
+            sweeping.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.drain()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal. Not remembered: uvicorn would raise it again at the end."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+class _Family:
+    """The parent of several serving processes: starts them, starts them again, ends them."""
+
+    def __init__(self, settings: Settings, listening: socket.socket) -> None:
+        self._settings = settings
+        self._listening = listening
+        self._children: set[int] = set()
+        self._ending = False
+
+    def run(self) -> int:
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, self._end)
+        for _ in range(self._settings.api.processes):
+            self._start()
+        self._listening.close()
+        while self._children:
+            pid, status = os.wait()
+            ...
+        return 0

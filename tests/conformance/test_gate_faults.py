@@ -1,0 +1,218 @@
+"""The gate when its server is away, hostile or out of room: it fails closed, and in time."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from gate_world import OwnValkey, admitted, candidates, open_gate
+
+from workers.contract.gate import Gate, GateUnreachable, RateLimit, open_client
+from workers.contract.ids import uuid7
+
+TIMEOUT_MS = 200
+
+
+def _gate(url: str) -> Gate:
+    client = open_client(url, timeout_ms=TIMEOUT_MS)
+    return Gate(client, key_prefix="test", in_flight_max=100, unreconciled_rate=100)
+
+
+def _assert_unreachable_in_time(gate: Gate) -> None:
+    calls = (
+        lambda: gate.admit(candidates(3), {}, {}),
+        lambda: gate.settle([uuid7()], b"x"),
+        lambda: gate.release([uuid7()]),
+        gate.in_flight,
+        gate.reconciled,
+        lambda: gate.reconcile(list),
+    )
+    for call in calls:
+        started = time.monotonic()
+        with pytest.raises(GateUnreachable, match="cannot be reached"):
+            call()
+        assert time.monotonic() - started < 2 * TIMEOUT_MS / 1_000
+
+
+def test_a_server_that_hangs_is_unreachable_within_the_timeout(own_valkey: OwnValkey) -> None:
+    """A stopped process keeps its connections open and says nothing; nobody waits twice for it."""
+    fresh, connected = _gate(own_valkey.url), _gate(own_valkey.url)
+    connected.in_flight()
+    own_valkey.process.send_signal(signal.SIGSTOP)
+    _assert_unreachable_in_time(connected)
+    _assert_unreachable_in_time(fresh)
+    own_valkey.process.send_signal(signal.SIGCONT)
+    assert connected.reconcile(list).finished
+
+
+def test_a_server_that_is_gone_is_unreachable_at_once(own_valkey: OwnValkey) -> None:
+    """A refused or broken connection is told, not waited for; a server that is back is used."""
+    gate = open_gate(own_valkey.url)
+    own_valkey.process.kill()
+    own_valkey.process.wait()
+    _assert_unreachable_in_time(gate)
+    own_valkey.restart()
+    assert gate.reconcile(list).finished
+    assert admitted(gate.admit(candidates(), {}, {})) == [True]
+
+
+def test_out_of_memory_admits_nobody_but_lets_intents_leave(own_valkey: OwnValkey) -> None:
+    """Without memory the gate fails closed; settling, releasing and sweeping free some."""
+    gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
+    inside = candidates(6)
+    gate.admit(inside, {}, {})
+    keys = set(client.keys("*"))
+    client.config_set("maxmemory", 1)
+    with pytest.raises(GateUnreachable, match="maxmemory"):
+        gate.admit(candidates(3), {}, {})
+    assert set(client.keys("*")) == keys
+    gate.settle([inside[0].intent_id], b"told")
+    gate.release([inside[1].intent_id])
+    assert gate.in_flight() == 4
+    still_open = [candidate.intent_id for candidate in inside[2:5]]
+    assert gate.reconcile(lambda: still_open, grace_ms=0).finished
+    assert gate.in_flight() == 3
+    client.config_set("maxmemory", 0)
+    assert admitted(gate.admit(candidates(), {}, {})) == [True]
+
+
+def test_a_replica_is_unreachable_as_a_gate(own_valkey: OwnValkey) -> None:
+    """A server that was demoted takes no writes; what it would answer is not the truth."""
+    gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
+    client.replicaof("127.0.0.1", "1")
+    with pytest.raises(GateUnreachable, match="replica"):
+        gate.admit(candidates(), {}, {})
+
+
+def test_a_master_cut_off_from_its_replicas_is_unreachable(own_valkey: OwnValkey) -> None:
+    """NOREPLICAS: what it takes may be lost with it."""
+    gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
+    client.config_set("min-replicas-to-write", 1)
+    with pytest.raises(GateUnreachable, match="NOREPLICAS"):
+        gate.admit(candidates(), {}, {})
+
+
+def test_a_server_whose_disk_fails_is_unreachable(own_valkey: OwnValkey) -> None:
+    """MISCONF: a server that cannot save refuses writes."""
+    gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
+    client.config_set("save", "3600 1")
+    (Path(own_valkey.folder) / "dump.rdb").mkdir()
+    client.bgsave()
+    for _ in range(100):
+        if client.info("persistence")["rdb_last_bgsave_status"] == "err":
+            break
+        time.sleep(0.02)
+    with pytest.raises(GateUnreachable, match="MISCONF|disk"):
+        gate.admit(candidates(), {}, {})
+
+
+def test_a_user_without_rights_finds_the_gate_unreachable(own_valkey: OwnValkey) -> None:
+    """A wrong access rule is the operator's fault to mend, and admits nobody meanwhile."""
+    open_gate(own_valkey.url)
+    client = redis.Redis.from_url(own_valkey.url)
+    client.execute_command("ACL", "SETUSER", "default", "-fcall")
+    with pytest.raises(GateUnreachable, match="permission"):
+        _gate(own_valkey.url).admit(candidates(), {}, {})
+
+
+def test_one_access_rule_covers_a_deployment(own_valkey: OwnValkey) -> None:
+    """A user confined to the prefix's keys and channels, and to few commands, can run the gate."""
+    admin = redis.Redis.from_url(own_valkey.url)
+    commands = "+fcall +function|load +scard +sscan +srem +sadd +get +mget +set +del +time +publish"
+    admin.execute_command(
+        *("ACL", "SETUSER", "gate", "on", ">pass", "~{test}:*", "&{test}:*", *commands.split())
+    )
+    url = f"{own_valkey.url}?username=gate&password=pass"
+    gate = _gate(url)
+    assert gate.reconcile(list).finished
+    wanted = candidates(3)
+    limits = {"g-1": RateLimit(rate=10, burst=10)}
+    assert admitted(gate.admit(wanted, {}, limits)) == [True] * 3
+    gate.settle([candidate.intent_id for candidate in wanted], b"told")
+    assert gate.in_flight() == 0
+
+
+def test_a_client_with_hidden_retries_is_refused() -> None:
+    """The gate's time limit is the client's: who repeats or waits without end breaks it."""
+    with pytest.raises(ValueError, match="retry"):
+        Gate(
+            redis.Redis(socket_timeout=1, socket_connect_timeout=1),
+            key_prefix="test",
+            in_flight_max=1,
+            unreconciled_rate=1,
+        )
+
+
+def _packed(**changes: Any) -> bytes:
+    fields = {
+        "in_flight_max": 10,
+        "unreconciled": [1_000.0, 10],
+        "policies": [[1, 1_000.0, 5]],
+        "keys": ["{test}:user:x"],
+        "policy_of": [1],
+        "routes": [[]],
+        "takes": [1, 0, 1],
+    }
+    return msgspec.msgpack.encode(list((fields | changes).values()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["1"],
+        ["x", b"i" * 16, _packed()],
+        ["1", b"i" * 15, _packed()],
+        ["1", b"i" * 32, _packed()],
+        ["1", b"i" * 16, b""],
+        ["1", b"i" * 16, b"\xc1"],
+        ["1", b"i" * 16, msgspec.msgpack.encode(7)],
+        ["1", b"i" * 16, msgspec.msgpack.encode([1, 2, 3])],
+        ["1", b"i" * 16, _packed(in_flight_max=None)],
+        ["1", b"i" * 16, _packed(policies=[[1, 0, 5]])],
+        ["1", b"i" * 16, _packed(policies=[[1, float("nan"), 5]])],
+        ["1", b"i" * 16, _packed(policies=[[1, 1_000.0, 0]])],
+        ["1", b"i" * 16, _packed(policies=[[1, "a", "b"]])],
+        ["1", b"i" * 16, _packed(policy_of=[9])],
+        ["1", b"i" * 16, _packed(keys=[[]])],
+        ["1", b"i" * 16, _packed(takes=[9, 0, 1])],
+        ["1", b"i" * 16, _packed(takes=[1, 0, 9])],
+        ["1", b"i" * 16, _packed(unreconciled=None)],
+        ["1", b"i" * 1_001 * 16, _packed(takes=[1, 0, 1] * 1_001)],
+    ],
+)
+def test_a_malformed_call_writes_nothing(valkey_url: str, arguments: list[bytes | str]) -> None:
+    """Whatever is wrong is found before the first write: a failed function is not rolled back."""
+    open_gate(valkey_url, reconciled=False).reconciled()
+    client = redis.Redis.from_url(valkey_url)
+    keys = ["{test}:in_flight", "{test}:epoch", "{test}:unreconciled"]
+    with pytest.raises(redis.ResponseError):
+        client.fcall("tidegate_admit", 3, *keys, *arguments)
+    assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "keys", "arguments"),
+    [
+        ("tidegate_settle", 1, ["1", b"i" * 16]),
+        ("tidegate_settle", 1, ["1", b"i" * 17, "channel", "told"]),
+        ("tidegate_release", 2, ["1", b"i" * 16]),
+        ("tidegate_reconcile_begin", 3, ["1", ""]),
+        ("tidegate_reconcile_finish", 2, []),
+        ("tidegate_state", 1, ["1"]),
+    ],
+)
+def test_every_function_checks_its_call(
+    valkey_url: str, function: str, keys: int, arguments: list[bytes | str]
+) -> None:
+    """A call of the wrong shape is answered with TIDEGATE_USAGE."""
+    open_gate(valkey_url, reconciled=False).reconciled()
+    client = redis.Redis.from_url(valkey_url)
+    with pytest.raises(redis.ResponseError, match="^TIDEGATE_USAGE "):
+        client.fcall(function, keys, *[f"key-{n}" for n in range(keys)], *arguments)
+    assert client.dbsize() == 0
