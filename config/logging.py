@@ -83,7 +83,7 @@ class _Bridge(logging.Handler):
         say: Callable[..., Any] = getattr(log, record.levelname.lower(), log.info)
         try:
             say(record.getMessage(), logger=record.name, exc_info=record.exc_info or None)
-        except Exception:  # noqa: BLE001 - as logging.Handler asks: a line never breaks its caller
+        except Exception:  # as logging.Handler asks: a line never breaks its caller
             self.handleError(record)
 
 

@@ -81,7 +81,7 @@ def build(schema: type[T], found: Mapping[str, Found]) -> tuple[T, list[str]]:
 
 def leaves(schema: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the type of every setting by its dotted key."""
-    return {key: kind for key, kind in _walk(schema, "")}
+    return dict(_walk(schema, ""))
 
 
 def flatten(settings: msgspec.Struct) -> dict[str, str]:

@@ -239,7 +239,7 @@ class _Lane(Generic[T, A]):
         try:
             if self._work is None:
                 self._work = self._make_work()
-        except Exception:  # noqa: BLE001 - the lane outlives whatever its work does
+        except Exception:
             _log.exception("lane cannot start", lane=self._thread.name)
             return [self._excuses.unsent() for _ in items]
         try:
@@ -247,7 +247,7 @@ class _Lane(Generic[T, A]):
             if len(answers) == len(items):
                 return answers
             raise AssertionError(f"{len(answers)} answers to {len(items)} items")
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:
             _log.exception("batch failed", lane=self._thread.name, items=len(items))
             self._drop_work()
             return [self._excuses.unheard() for _ in items]
@@ -257,7 +257,7 @@ class _Lane(Generic[T, A]):
         try:
             if work is not None:
                 work.close()
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:
             _log.exception("lane cannot close", lane=self._thread.name)
 
 

@@ -92,7 +92,7 @@ def broker(settings: Settings) -> list[Finding]:
     try:
         with Connection(settings.broker_url, connect_timeout=_BROKER_TIMEOUT_S) as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
-    except Exception as error:  # noqa: BLE001 - each transport raises errors of its own
+    except Exception as error:
         mend = "start it, or correct TIDEGATE_BROKER__URL"
         return [unreachable("broker", f"{where}: {error}", mend)]
     return [judge("broker", True, where, "")]

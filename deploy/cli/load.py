@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ def load(
     to = _target(data, url, key)
     wish = _job(to, **given)
     _probe(to)
-    screen = choose(wish.steps, click.get_text_stream("stderr" if as_json else "stdout"))
+    screen = choose(wish.steps, sys.stderr if as_json else sys.stdout)
     try:
         made = job.execute(wish, screen)
     finally:

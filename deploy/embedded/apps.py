@@ -17,9 +17,11 @@ from deploy.embedded.ports import free_port
 # Where `deploy` is imported from, for children of a checkout that is not installed.
 _ROOT = Path(deploy.__file__).resolve().parents[1]
 # What a stop takes beyond the drain: closing pools, writing the last log lines.
-_CLOSING_S = 5.0
+_CLOSING_S = 15.0
 _WORKER_STOP_S = 30.0  # a warm shutdown finishes the batch in hand
 _LOOP_STOP_S = 10.0
+# Under which role the forks of a process are listed.
+_FORKS = {"api": "api-child", "worker": "worker-child"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def describe(
             folder=folder,
             ready=_answers(f"{url}/readyz") if command == "api" else _at_once,
             stop_timeout_s=stop_s,
-            forks_role="worker-child" if command == "worker" else None,
+            forks_role=_FORKS.get(command),
         )
 
     def measured(name: str, role: str, command: str, stop_s: float, variable: str) -> Child:
@@ -79,7 +81,8 @@ def describe(
 
 def api_url(settings: Settings) -> str:
     """Return where the API is reached from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)
+    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read here, not bound
+    host = every.get(settings.api.host, settings.api.host)
     return (
         f"http://[{host}]:{settings.api.port}"
         if ":" in host
@@ -106,7 +109,7 @@ def _at_once() -> bool:
 def _answers(url: str) -> Callable[[], bool]:
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=1) as answer:
+            with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own API
                 return bool(answer.status == 200)
         except (OSError, urllib.error.HTTPError):
             return False

@@ -185,7 +185,7 @@ class Cluster:
                 self._settings.secrets, master=self._settings.secrets.master or state.master
             ),
         )
-        state.api_key = seeding.seed(self._settings, self._campaign, state.api_key)
+        state.api_key = seeding.seed(self.dsn, self._campaign, state.api_key)
         folder.save_state()
         self.api_key = state.api_key
         laid_out = apps.describe(

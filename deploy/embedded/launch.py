@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         raise ProcessLookupError(f"the parent, pid {parent}, is gone")
     os.umask(0o077)
     os.chdir(folder)
-    os.execv(program[0], program)
+    os.execv(program[0], program)  # noqa: S606 - that is what this script is for
 
 
 def _become(uid: int, gid: int, capabilities: list[int]) -> None:
@@ -84,5 +84,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except OSError as refused:
-        print(f"cannot start: {refused}", file=sys.stderr)
+        sys.stderr.write(f"cannot start: {refused}\n")
         sys.exit(CANNOT_START)

@@ -1,14 +1,38 @@
-"""What a fresh embedded cluster is given: its schema, a campaign, a gateway with a key."""
+"""What an embedded cluster is given before its processes start: schema, campaign, gateway."""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
+from importlib import import_module
 from pathlib import Path
 
-from config.settings import Settings
+from producer.http.auth import SCOPES
+from workers.store import pool
 from workers.store.migrate import migrate
+from workers.store.sql import queries
+
+_SQL = queries("embedded")
+GATEWAY = "dev"
 
 
-def seed(settings: Settings, campaign: Path | None, api_key: str) -> str:
-    """Migrate, apply the campaign file if one is given; return the gateway's key, old or new."""
-    migrate(settings.postgres.dsn)
-    return api_key
+def seed(dsn: str, campaign: Path | None, api_key: str) -> str:
+    """Migrate, apply the campaign file if there is one; return the gateway's key.
+
+    `api_key` is the key of an earlier start on the same data, or empty to make one.
+    """
+    migrate(dsn)
+    if campaign is not None:
+        import_module("deploy.campaigns").apply(dsn, campaign)
+    key = api_key or f"tg_{secrets.token_urlsafe(24)}"
+    with pool.connect(dsn, pool.OWNER, pool.Bounds(), name="seed") as connection:
+        connection.execute(
+            _SQL.gateway_ensure,
+            {
+                "gateway_id": GATEWAY,
+                "scopes": list(SCOPES),
+                "key_id": GATEWAY,
+                "key_hash": hashlib.sha256(key.encode()).digest(),
+            },
+        )
+    return key

@@ -92,8 +92,9 @@ def line(frame: Frame) -> str:
     if tally is not None:
         parts.append(f"sent {tally.sent:,} ({frame.sent_per_s:,.0f}/s)")
         parts.append(f"accepted {tally.accepted:,}")
-        parts.append(f"committed {frame.committed:,}")
-        parts.append(f"in flight {frame.in_flight:,}")
+        if frame.knows_outcomes:
+            parts.append(f"committed {frame.committed:,}")
+            parts.append(f"in flight {frame.in_flight:,}")
         refused = f"refused {sum(frame.refused.values()):,}"
         parts.append(refused + _bracketed(top(frame.refused, 3)))
     if frame.acceptance is not None and frame.acceptance.count:
@@ -184,8 +185,9 @@ def _body(frame: Frame) -> list[Table]:
     table.add_column()
     table.add_row("sent", f"{tally.sent:,}", f"{frame.sent_per_s:,.0f}/s")
     table.add_row("accepted", f"{tally.accepted:,}", f"{frame.accepted_per_s:,.0f}/s")
-    table.add_row("committed", f"{frame.committed:,}", Text("orders", "dim"))
-    table.add_row("in flight", f"{frame.in_flight:,}", Text("accepted, not decided yet", "dim"))
+    if frame.knows_outcomes:
+        table.add_row("committed", f"{frame.committed:,}", Text("orders", "dim"))
+        table.add_row("in flight", f"{frame.in_flight:,}", Text("accepted, not decided", "dim"))
     table.add_row("refused", f"{sum(frame.refused.values()):,}", _listed(frame))
     table.add_row("same key again", f"{tally.repeats_same:,}", _repeats(tally.repeats_other))
     at = frame.acceptance

@@ -41,7 +41,7 @@ async def drain(
     plan: Plan,
     to: Target,
     books: Books,
-    patience: Patience = Patience(),
+    patience: Patience | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> float:
     """Ask until every receipt has its outcome or patience ends; return the seconds it took.
@@ -49,6 +49,7 @@ async def drain(
     What is still open then stands in the books as `receipts_without_outcome`.
     """
     began = monotonic()
+    patience = patience or Patience()
     asker = _Asker(to, patience.answer_timeout_s)
     try:
         round_ = _Rounds(plan, asker, Wire(to), books, on_progress)

@@ -39,6 +39,8 @@ class Frame(Struct, frozen=True, kw_only=True):
     acceptance: Percentiles | None = None
     refused: Mapping[str, int] = field(default_factory=dict)  # by reason, at once and later
     observed: Observed | None = None
+    # Without the database, what became of receipts is known only once they are asked for.
+    knows_outcomes: bool = True
 
     @property
     def share(self) -> float:
@@ -88,6 +90,7 @@ def of_books(
     total: int,
     clock: str = "",
     observed: Observed | None = None,
+    knows_outcomes: bool = True,
 ) -> Frame:
     """Draw a frame from a run's books, and from what the database says where it is read."""
     tally = books.tally()
@@ -108,6 +111,7 @@ def of_books(
         acceptance=books.acceptance.percentiles(),
         refused=+refused,
         observed=observed,
+        knows_outcomes=knows_outcomes,
     )
 
 

@@ -43,14 +43,20 @@ class Generator:
     """One plan on its way. Is the Listener of its own pool."""
 
     def __init__(
-        self, plan: Plan, to: Target, books: Books, retry: Retry, mode: Mode = Mode(), seed: int = 0
+        self,
+        plan: Plan,
+        to: Target,
+        books: Books,
+        retry: Retry,
+        mode: Mode | None = None,
+        seed: int = 0,
     ) -> None:
         self._plan = plan
         self._to = to
         self._wire = Wire(to)
         self._books = books
         self._retry = retry
-        self._mode = mode
+        self._mode = mode or Mode()
         self._random = Random(f"retries/{seed}")
         self._next = 0
         self._stopped = False
@@ -94,7 +100,8 @@ class Generator:
     def stop(self) -> None:
         """Send nothing new; retries and answers under way still come to their end."""
         self._stopped = True
-        self._loop.call_soon_threadsafe(self._step)
+        if self.started_at:
+            self._loop.call_soon_threadsafe(self._step)
 
     @property
     def outstanding(self) -> int:
@@ -152,8 +159,8 @@ class Generator:
                 plan.path, [plan.keys[i] for i in members], [plan.bodies[i] for i in members]
             )
         for i, at in zip(members, due, strict=True):
-            self._books.due(i, at)
-        self._submit(Post(members, due, payload))
+            self._books.due(i, monotonic())
+        self._submit(Post(members, (monotonic(),)*len(due), payload))
 
     def _send_retries(self, now: float) -> None:
         while self._again and self._again[0][0] <= now:

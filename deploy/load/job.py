@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -77,7 +77,12 @@ def execute(job: Job, screen: Screen) -> report.Report:
     return made
 
 
-def watch(screen: Screen, planned: Plan, profile: Profile) -> Watch:
+def watch(
+    screen: Screen,
+    planned: Plan,
+    profile: Profile,
+    observe: Callable[[], frame.Observed | None] = lambda: None,
+) -> Watch:
     """Show a run's moments: first its sending, then, as a step of its own, its drain."""
     pace = frame.Pace()
     stage = "sending"
@@ -88,7 +93,7 @@ def watch(screen: Screen, planned: Plan, profile: Profile) -> Watch:
             stage = moment.stage
             screen.done(sent(moment))
             screen.begin("Asking, with the same keys, what became of every receipt")
-        screen.show(picture(moment, pace, planned, profile))
+        screen.show(picture(moment, pace, planned, profile, observe()))
 
     return show
 
@@ -115,6 +120,7 @@ def picture(
         total=total,
         clock=_clock(profile.clock, moment, planned) if sending else "",
         observed=observed,
+        knows_outcomes=observed is not None or moment.stage == "draining",
     )
 
 

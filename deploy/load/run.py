@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from time import monotonic
 from types import FrameType
+from typing import Any
 
 import uvloop
 from msgspec import Struct
@@ -50,34 +51,54 @@ def play(
     to: Target,
     retry: Retry,
     *,
-    mode: Mode = Mode(),
+    mode: Mode | None = None,
     seed: int = 0,
-    patience: Patience = Patience(),
+    patience: Patience | None = None,
     watch: Watch = lambda _: None,
+    stop_early: bool = False,
 ) -> Played:
     """Send `plan`, learn what became of it, and return the books.
 
-    Blocks; KeyboardInterrupt ends it at once and leaves nothing behind.
+    Blocks. KeyboardInterrupt ends it at once and leaves nothing behind; with `stop_early`, the first
+    Ctrl-C only ends the sending, and what was sent is still drained.
     """
+    books = Books(plan.intents)
+    generator = Generator(plan, to, books, retry, mode, seed)
+    sent = _drained(plan, to, generator, books, patience, watch, stop_early)
     with (
         _planned_objects_left_alone(),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        return runner.run(_play(plan, to, retry, mode, seed, patience, watch))
+        return runner.run(_or_fail(sent))
 
 
-async def _play(
+async def _or_fail(sent: Coroutine[None, None, Played]) -> Played:
+    """Raise what a callback raised, which asyncio would only log, and then wait for ever."""
+    sending = asyncio.ensure_future(sent)
+    failures: list[BaseException] = []
+
+    def fail(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        failures.append(context.get("exception") or RuntimeError(context["message"]))
+        sending.cancel()
+
+    asyncio.get_running_loop().set_exception_handler(fail)
+    try:
+        return await sending
+    except asyncio.CancelledError:
+        if failures:
+            raise failures[0] from None
+        raise
+
+
+async def _drained(
     plan: Plan,
     to: Target,
-    retry: Retry,
-    mode: Mode,
-    seed: int,
-    patience: Patience,
+    generator: Generator,
+    books: Books,
+    patience: Patience | None,
     watch: Watch,
     stop_early: bool,
 ) -> Played:
-    books = Books(plan.intents)
-    generator = Generator(plan, to, books, retry, mode, seed)
     with _stopped_by_interrupt(generator) if stop_early else contextlib.nullcontext():
         async with _shown("sending", books, generator, watch):
             await generator.run()

@@ -14,7 +14,10 @@ from contextlib import AbstractAsyncContextManager
 import structlog
 from starlette.routing import Route, Router
 
+from config import failpoints, logging
+from config.settings import load
 from producer.http.api import Api
+from producer.http.bootstrap import open_api
 from producer.http.calls import Call, CallerGone, Handler, Receive, Reply, Scope, Send, Stream
 from producer.http.intents import post_intent
 from producer.http.problems import Code, Problem
@@ -23,6 +26,14 @@ from producer.http.routes import HOT_PATH, ROUTES
 _log = structlog.get_logger()
 
 Open = Callable[[], AbstractAsyncContextManager[Api]]
+
+
+def create_app() -> App:
+    """Make the application from the settings of the environment, for a server of your choice."""
+    settings = load()
+    logging.configure("api", settings.log.level, settings.log.format)
+    failpoints.configure(settings.failpoints, settings.failpoints_enabled)
+    return App(lambda: open_api(settings))
 
 
 class App:

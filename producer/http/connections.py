@@ -8,6 +8,7 @@ being sent must be complete within a while, and within a size.
 from __future__ import annotations
 
 import asyncio
+import functools
 import resource
 from typing import Any
 
@@ -24,6 +25,7 @@ _TOO_LARGE = (
 )
 
 
+@functools.cache
 def connections_max() -> int:
     """Return how many connections the process may hold open, by its limit of files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -10,6 +10,7 @@ IDEMPOTENCY_KEY_LENGTH_MAX = 255
 
 # An RFC 8941 string: printable ASCII, with `\` before `"` and `\`.
 _QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_BARE = re.compile(rb"[\x21\x23-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")  # what most keys are
 _ESCAPED = re.compile(rb'\\(["\\])')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _WAIT = re.compile(rb'(?:^|,)[ \t]*wait[ \t]*=[ \t]*"?(\d{1,9})"?[ \t]*(?=[,;]|$)', re.IGNORECASE)
@@ -29,6 +30,8 @@ class HeaderError(ValueError):
 
 def idempotency_key(raw: bytes) -> str:
     """Read a key, quoted as a structured-field string or bare; both spell the same key."""
+    if _BARE.fullmatch(raw):
+        return raw.decode()
     value = raw.strip(b" \t")
     if value.startswith(b'"'):
         quoted = _QUOTED.fullmatch(value)
@@ -46,10 +49,8 @@ def idempotency_key(raw: bytes) -> str:
     return key
 
 
-def wait_s(raw: bytes | None, longest_s: int) -> int:
+def wait_s(raw: bytes, longest_s: int) -> int:
     """Read `Prefer: wait=N`; at most `longest_s`, 0 where the caller prefers nothing readable."""
-    if raw is None:
-        return 0
     found = _WAIT.search(raw)
     return min(int(found[1]), longest_s) if found else 0
 

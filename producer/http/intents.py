@@ -42,8 +42,8 @@ async def submit(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceInt
         idempotency_key=call.idempotency_key(),
         intent=intent,
     )
-    wait_s = headers.wait_s(call.headers.get(b"prefer"), api.wait_max_s)
-    if wait_s:
+    prefer = call.headers.get(b"prefer")
+    if prefer is not None and (wait_s := headers.wait_s(prefer, api.wait_max_s)):
         return await _submit_and_wait(call, posted, wait_s)
     return reply_to(await api.intake.submit(posted), api, call.language)
 

@@ -89,10 +89,10 @@ class UserCouponsView(Struct, frozen=True, kw_only=True):
 encode = msgspec.json.Encoder().encode
 
 
-def receipt(intent_id: UUID, estimated_wait_ms: int, poll_after_ms: int) -> bytes:
+def receipt(intent_id: bytes, estimated_wait_ms: int, poll_after_ms: int) -> bytes:
     """Write a receipt. By hand: it is the answer that a busy API gives most."""
     return b'{"intent_id":"%b","status":"accepted","estimated_wait_ms":%d,"poll_after_ms":%d}' % (
-        str(intent_id).encode(),
+        intent_id,
         estimated_wait_ms,
         poll_after_ms,
     )

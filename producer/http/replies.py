@@ -14,6 +14,7 @@ from workers.contract.resource import IntentResource
 
 CALLERS_LIMITS = ("user", "conversation", "gateway")  # 429: the caller can do something about it
 
+_PATH = b"/v1/intents/"
 REPLAYED = (b"idempotent-replayed", b"true")
 _UNANSWERED_RETRY_MS = 1_000  # a fail-over takes seconds: asking more often would not find more
 
@@ -25,8 +26,9 @@ def reply_to(answer: Answer, api: Api, language: Language) -> Reply:
             sojourn = api.waiters.sojourn
             sojourn.accepted()
             wait_ms = sojourn.wait_ms()
-            body = render.receipt(intent_id, wait_ms, sojourn.poll_ms(wait_ms))
-            return Reply(202, body, [JSON_HEADER, _location(intent_id)])
+            text = str(intent_id).encode()
+            body = render.receipt(text, wait_ms, sojourn.poll_ms(wait_ms))
+            return Reply(202, body, [JSON_HEADER, (b"location", _PATH + text)])
         case Replayed(resource=resource):
             return replay(resource, api, language)
         case Conflict():
@@ -54,16 +56,13 @@ def replay(resource: IntentResource, api: Api, language: Language) -> Reply:
         wait_ms,
         sojourn.poll_ms(wait_ms),
     )
-    return Reply(202, body, [JSON_HEADER, _location(resource.intent_id), REPLAYED])
+    location = (b"location", _PATH + str(resource.intent_id).encode())
+    return Reply(202, body, [JSON_HEADER, location, REPLAYED])
 
 
 def outcome(resource: IntentResource, api: Api, language: Language) -> Reply:
     """Tell an intent as it stands."""
     return Reply(200, render.intent(resource, language, api.messages, api.codes), [JSON_HEADER])
-
-
-def _location(intent_id: object) -> tuple[bytes, bytes]:
-    return (b"location", b"/v1/intents/%b" % str(intent_id).encode())
 
 
 def _limited(limit: str, retry_after_ms: int) -> Problem:

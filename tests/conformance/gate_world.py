@@ -33,9 +33,9 @@ def candidates(count: int = 1, **fields: Any) -> list[Candidate]:
     return [Candidate(intent_id=intent_id, **given) for intent_id in uuid7_many(count)]
 
 
-def limits(campaign_id: str = "c-1", **layers: RateLimit) -> dict[str, CampaignLimits]:
-    """Make the limits of one campaign."""
-    return {campaign_id: CampaignLimits(**layers)}
+def limits(**layers: RateLimit) -> dict[str, CampaignLimits]:
+    """Make the limits of the campaign that candidates are of."""
+    return {"c-1": CampaignLimits(**layers)}
 
 
 def open_gate(url: str, prefix: str = "test", *, reconciled: bool = True, **options: int) -> Gate:
@@ -63,7 +63,7 @@ def advance(client: redis.Redis, prefix: str, seconds: int) -> None:
     now_us = server_time_us(client)
     for key in client.scan_iter(match=f"{{{prefix}}}:*"):
         if client.type(key) == b"string" and not key.endswith((b":epoch", b":unreconciled")):
-            tat_us = int(client.get(key)) - seconds * 1_000_000
+            tat_us = int(client.get(key) or 0) - seconds * 1_000_000
             if tat_us > now_us:
                 client.set(key, tat_us, px=(tat_us - now_us) // 1_000 + 1)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -21,14 +22,16 @@ from gate_world import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.contract.gate import CampaignLimits, Candidate, RateLimit
+from workers.contract.gate import CampaignLimits, Candidate, RateLimit, Verdict
 from workers.contract.ids import uuid7
 from workers.contract.names import gate_names
 
 LAYERS = ("user", "conversation", "gateway", "campaign", "sku")
 
 
-def _one_layer(layer: str, limit: RateLimit) -> tuple[dict[str, CampaignLimits], dict]:
+def _one_layer(
+    layer: str, limit: RateLimit
+) -> tuple[dict[str, CampaignLimits], dict[str, RateLimit]]:
     if layer == "gateway":
         return {}, {"g-1": limit}
     return limits(**{layer: limit}), {}
@@ -163,16 +166,12 @@ def test_users_of_two_gateways_or_campaigns_never_meet(valkey_url: str) -> None:
     gate = open_gate(valkey_url)
     asked = {name: CampaignLimits(user=NEVER, conversation=NEVER) for name in ("c-1", "c-2")}
     scopes = itertools.product(("g-1", "g-2"), ("c-1", "c-2"))
-    wanted = [
-        candidate for g, c in scopes for candidate in candidates(gateway_id=g, campaign_id=c)
-    ]
+    wanted = [candidate for g, c in scopes for candidate in candidates(gateway_id=g, campaign_id=c)]
     assert all(admitted(gate.admit(wanted, asked, {})))
     assert not any(admitted(gate.admit(wanted, asked, {})))
 
 
-_hostile = st.text(
-    alphabet=st.sampled_from(list("ab:{}%/ \x00\n\r*?[]\\\"'-1١é€漢🧋")), max_size=6
-)
+_hostile = st.text(alphabet=st.sampled_from(list("ab:{}%/ \x00\n\r*?[]\\\"'-1١é€漢🧋")), max_size=6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -186,9 +185,7 @@ def test_no_two_names_share_a_limit(
     """Whatever characters names hold, each (gateway, campaign, user) has a limit of its own."""
     prefix = f"names-{number % 10**9}-{uuid7()}"
     gate = open_gate(valkey_of_module, prefix)
-    asked = {
-        campaign: CampaignLimits(user=NEVER, conversation=NEVER) for _, campaign, _ in triples
-    }
+    asked = {campaign: CampaignLimits(user=NEVER, conversation=NEVER) for _, campaign, _ in triples}
     wanted = [
         Candidate(uuid7(), gateway, user, campaign, user, ()) for gateway, campaign, user in triples
     ]
@@ -220,19 +217,19 @@ def test_very_long_names_are_bounded_in_valkey(valkey_url: str) -> None:
 def test_ten_thousand_candidates_are_counted_to_the_last(valkey_url: str) -> None:
     """In batches of any size, exactly what the limits leave is admitted, and all of it in flight."""
     gate = open_gate(valkey_url)
-    asked = limits(
-        user=RateLimit(rate=0.001, burst=2), campaign=RateLimit(rate=0.01, burst=7_000)
-    )
+    asked = limits(user=RateLimit(rate=0.001, burst=2), campaign=RateLimit(rate=0.01, burst=7_000))
     wanted = [
         candidates(user_id=f"u-{number % 4_000}", conversation_id=None)[0]
         for number in range(10_000)
     ]
-    verdicts = []
+    verdicts: list[Verdict] = []
     for size in itertools.cycle((1, 7, 500, 1_203)):
         if len(verdicts) == len(wanted):
             break
         verdicts += gate.admit(wanted[len(verdicts) : len(verdicts) + size], asked, {})
-    counts = {limit: sum(v.limit == limit for v in verdicts) for limit in (None, "user", "campaign")}
+    counts = {
+        limit: sum(v.limit == limit for v in verdicts) for limit in (None, "user", "campaign")
+    }
     assert counts[None] == 7_000
     assert sum(counts.values()) == 10_000
     assert gate.in_flight() == 7_000
@@ -279,7 +276,8 @@ def test_releasing_frees_places(valkey_url: str) -> None:
 def test_settling_announces_once_on_the_outcome_channel(valkey_url: str) -> None:
     """One call takes a batch out of flight and tells it, however large it is."""
     gate = open_gate(valkey_url)
-    with redis.Redis.from_url(valkey_url).pubsub() as channel:
+    listener: Any = redis.Redis.from_url(valkey_url)  # redis-py leaves pub/sub untyped
+    with listener.pubsub() as channel:
         channel.subscribe(gate_names("test").outcome_channel)
         assert channel.get_message(timeout=1)
         wanted = candidates(6_000)
@@ -316,7 +314,7 @@ _steps = st.lists(
     steps=_steps,
 )
 def test_the_limits_are_those_of_the_standard(
-    valkey_of_module: str, layers: dict[str, RateLimit], steps: list
+    valkey_of_module: str, layers: dict[str, RateLimit], steps: list[Any]
 ) -> None:
     """Batches and pauses of any kind end as in the textbook's algorithm, layer by layer."""
     prefix = f"gcra-{uuid7()}"
@@ -329,9 +327,7 @@ def test_the_limits_are_those_of_the_standard(
             advance(client, prefix, step)
             reference.now_us += step * 1_000_000
             continue
-        batch = [
-            Candidate(uuid7(), "g-1", user, "c-1", talk, skus) for user, talk, skus in step
-        ]
+        batch = [Candidate(uuid7(), "g-1", user, "c-1", talk, skus) for user, talk, skus in step]
         verdicts = gate.admit(batch, asked, by_gateway)
         expected = reference.admit([_wants(candidate, layers) for candidate in batch])
         assert [v.limit for v in verdicts] == [limit for limit, _ in expected]

@@ -107,22 +107,22 @@ def test_a_server_whose_disk_fails_is_unreachable(own_valkey: OwnValkey) -> None
         if client.info("persistence")["rdb_last_bgsave_status"] == "err":
             break
         time.sleep(0.02)
-    with pytest.raises(GateUnreachable, match="MISCONF|disk"):
+    with pytest.raises(GateUnreachable, match=r"MISCONF|disk"):
         gate.admit(candidates(), {}, {})
 
 
 def test_a_user_without_rights_finds_the_gate_unreachable(own_valkey: OwnValkey) -> None:
     """A wrong access rule is the operator's fault to mend, and admits nobody meanwhile."""
     open_gate(own_valkey.url)
-    client = redis.Redis.from_url(own_valkey.url)
-    client.execute_command("ACL", "SETUSER", "default", "-fcall")
+    admin: Any = redis.Redis.from_url(own_valkey.url)
+    admin.execute_command("ACL", "SETUSER", "default", "-fcall")
     with pytest.raises(GateUnreachable, match="permission"):
         _gate(own_valkey.url).admit(candidates(), {}, {})
 
 
 def test_one_access_rule_covers_a_deployment(own_valkey: OwnValkey) -> None:
     """A user confined to the prefix's keys and channels, and to few commands, can run the gate."""
-    admin = redis.Redis.from_url(own_valkey.url)
+    admin: Any = redis.Redis.from_url(own_valkey.url)
     commands = "+fcall +function|load +scard +sscan +srem +sadd +get +mget +set +del +time +publish"
     admin.execute_command(
         *("ACL", "SETUSER", "gate", "on", ">pass", "~{test}:*", "&{test}:*", *commands.split())
@@ -213,6 +213,6 @@ def test_every_function_checks_its_call(
     """A call of the wrong shape is answered with TIDEGATE_USAGE."""
     open_gate(valkey_url, reconciled=False).reconciled()
     client = redis.Redis.from_url(valkey_url)
-    with pytest.raises(redis.ResponseError, match="^TIDEGATE_USAGE "):
+    with pytest.raises(redis.ResponseError, match=r"^TIDEGATE_USAGE "):
         client.fcall(function, keys, *[f"key-{n}" for n in range(keys)], *arguments)
     assert client.dbsize() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -20,7 +21,8 @@ OLD = UUID("01900000-0000-7000-8000-000000000000")  # Made in June 2024.
 
 
 def _in_flight(client: redis.Redis) -> set[UUID]:
-    return {UUID(bytes=member) for member in client.smembers(NAMES.in_flight)}
+    members: Any = client.smembers(NAMES.in_flight)
+    return {UUID(bytes=member) for member in members}
 
 
 def _is_slow(gate: Gate) -> bool:

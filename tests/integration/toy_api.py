@@ -117,7 +117,9 @@ class _Session(asyncio.Protocol):
             toy.batches += 1
             results = []
             for item in json.loads(body):
-                status, told = toy.take(item["idempotency_key"], item, url.path.removesuffix("/batch"))
+                status, told = toy.take(
+                    item["idempotency_key"], item, url.path.removesuffix("/batch")
+                )
                 results.append({"status_code": status} | told)
             self._answer(200, results)
         else:

@@ -21,7 +21,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[_Id, bytes]]).decode
 
 
-class MalformedAnnouncement(ValueError):  # noqa: N818 - it names what arrived
+class MalformedAnnouncement(ValueError):
     """Not an announcement of outcomes."""
 
 

@@ -68,7 +68,7 @@ _UNREACHABLE_CODES: Final = frozenset(
 )
 
 
-class GateUnreachable(Exception):  # noqa: N818 - it names a state, as `unreachable` is told
+class GateUnreachable(Exception):
     """The gate's Valkey cannot be reached or cannot take writes; nothing is admitted."""
 
     def __init__(self, message: str | None = None) -> None:

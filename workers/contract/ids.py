@@ -11,38 +11,66 @@ import os
 import threading
 import time
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
-_lock = threading.Lock()
-_last_ms = 0
-_sequence = 0
+_NOISE_BYTES = 4_096  # asked of the system at once: each asking lets another thread in
+
+_new, _set, _unknown = UUID.__new__, object.__setattr__, SafeUUID.unknown
+
+
+class _Maker:
+    """Makes the ids of one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._last_ms = 0
+        self._sequence = 0
+        self._noise = memoryview(b"")
+
+    def make(self) -> UUID:
+        """Make the next id; the lock is held."""
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms > self._last_ms:
+            self._last_ms, self._sequence = now_ms, 0
+        else:
+            # A clock that steps back, or 4,096 ids in one millisecond, borrows from the future.
+            self._sequence += 1
+            if self._sequence > 0xFFF:
+                self._last_ms, self._sequence = self._last_ms + 1, 0
+        if not self._noise:
+            self._noise = memoryview(os.urandom(_NOISE_BYTES))
+        rand_b = int.from_bytes(self._noise[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
+        self._noise = self._noise[8:]
+        # UUID(int=…) checks what cannot be wrong here, and takes longer than all the rest.
+        made = _new(UUID)
+        _set(
+            made,
+            "int",
+            self._last_ms << 80 | 0x7 << 76 | self._sequence << 64 | 0b10 << 62 | rand_b,
+        )
+        _set(made, "is_safe", _unknown)
+        return made
+
+    def forget_noise(self) -> None:
+        """Ask for fresh noise: a child must not draw what its parent or its sibling draws too."""
+        self.lock = threading.Lock()
+        self._noise = memoryview(b"")
+
+
+_maker = _Maker()
+os.register_at_fork(after_in_child=_maker.forget_noise)
 
 
 def uuid7() -> UUID:
     """Make an id greater than every id this process made before."""
-    return uuid7_many(1)[0]
+    with _maker.lock:
+        return _maker.make()
 
 
 def uuid7_many(count: int) -> list[UUID]:
-    """Make `count` ids in rising order; one call to the system for all their random bits."""
-    global _last_ms, _sequence
-    noise = os.urandom(8 * count)
-    made = []
-    with _lock:
-        for i in range(count):
-            now_ms = time.time_ns() // 1_000_000
-            if now_ms > _last_ms:
-                _last_ms, _sequence = now_ms, 0
-            else:
-                # A clock that steps back, or 4,096 ids in one millisecond, borrows from the future.
-                _sequence += 1
-                if _sequence > 0xFFF:
-                    _last_ms, _sequence = _last_ms + 1, 0
-            rand_b = int.from_bytes(noise[8 * i : 8 * i + 8], "big") & 0x3FFF_FFFF_FFFF_FFFF
-            made.append(
-                UUID(int=_last_ms << 80 | 0x7 << 76 | _sequence << 64 | 0b10 << 62 | rand_b)
-            )
-    return made
+    """Make `count` ids in rising order."""
+    with _maker.lock:
+        return [_maker.make() for _ in range(count)]
 
 
 def uuid7_floor(at: datetime) -> UUID:

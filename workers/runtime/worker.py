@@ -52,6 +52,7 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
         queues=[ORDERS_QUEUE, INTAKE_QUEUE] if register else [ORDERS_QUEUE],
         hostname=f"worker-{os.getpid()}@%h",
         loglevel="WARNING",
+        quiet=True,  # no banner: the log is JSON
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -1,0 +1,41 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything is built under this folder.
+SHELL := /bin/sh
+VENV := .venv
+RUN := $(VENV)/bin
+# Locked versions, this machine's own Python, no download of another.
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup demo test lint format bench
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/synced ## Build the virtual environment from uv.lock
+
+# uv is taken from the PATH, or fetched with pip into the environment it then fills.
+$(VENV)/synced: pyproject.toml uv.lock
+	@command -v uv >/dev/null 2>&1 || test -x $(RUN)/uv || \
+		{ python3 -m venv $(VENV) && $(RUN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@UV=$$(command -v uv || echo $(RUN)/uv); "$$UV" sync --quiet --locked --all-extras --inexact
+	@touch $@
+
+demo: $(VENV)/synced ## Replay a scaled Qwen campaign through the whole system, then audit it
+	@$(RUN)/tidegate demo
+
+test: $(VENV)/synced lint ## Run every check that CI runs
+	@$(RUN)/pytest
+
+lint: $(VENV)/synced ## Check format, style, types and layers
+	@$(RUN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }
+	@$(RUN)/ruff check --quiet .
+	@$(RUN)/mypy
+	@$(RUN)/lint-imports --no-logo --no-cache 
+
+format: $(VENV)/synced ## Format the code and mend what can be mended
+	@$(RUN)/ruff format --quiet .
+	@$(RUN)/ruff check --quiet --fix .
+
+bench: $(VENV)/synced ## Measure Tidegate beside plain Celery, in one run
+	@$(RUN)/python -m tests.benchmarks

@@ -1,0 +1,156 @@
+"""A driver that believes nobody: it posts intents from many threads and keeps its own history.
+
+A chat gateway in miniature: it asks again with the same key until it has a definite answer, however
+often the system dies meanwhile. What it was promised is compared with the tables afterwards.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import psycopg
+
+from workers.store import audit
+
+ASK_AGAIN_S = 0.05
+
+
+@dataclass
+class History:
+    """What was posted and what was heard. `receipts` maps a key to the intent it was promised."""
+
+    receipts: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    answers: Counter[int] = field(default_factory=Counter)
+    broken_promises: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def promised(self, key: str, intent_id: str) -> None:
+        with self.lock:
+            before = self.receipts.setdefault(key, intent_id)
+            if before != intent_id:
+                self.broken_promises.append(f"{key}: {before}, then {intent_id}")
+
+
+class Driver:
+    """Posts one-line orders of random SKUs until told to stop; a context manager."""
+
+    def __init__(
+        self, api_url: str, api_key: str, *, skus: list[str], key_space: str = "", threads: int = 12
+    ) -> None:
+        self.history = History()
+        self._netloc = urlsplit(api_url).netloc
+        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        self._skus = skus
+        self._key_space = key_space
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(threads)
+        ]
+
+    def __enter__(self) -> Driver:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self, patience_s: float = 60.0) -> None:
+        """Stop posting new intents; every open question is asked until it is answered."""
+        self._stop.set()
+        deadline = time.monotonic() + patience_s
+        for thread in self._threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        assert not any(thread.is_alive() for thread in self._threads), "a question stayed open"
+
+    def wait_for_receipts(self, count: int, timeout_s: float = 30.0) -> None:
+        """Return when `count` more receipts than now have been given."""
+        goal = len(self.history.receipts) + count
+        deadline = time.monotonic() + timeout_s
+        while len(self.history.receipts) < goal:
+            assert time.monotonic() < deadline, f"no progress: {self.history.answers}"
+            time.sleep(0.02)
+
+    def _run(self, thread: int) -> None:
+        rng = random.Random(thread)
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            name = f"{self._key_space}-{thread}-{number}"
+            self._place(name, f"u{name}", rng.choice(self._skus))
+
+    def _place(self, key: str, user: str, sku: str) -> None:
+        """Ask until the answer is definite. Only 202, 200 and a plain 4xx are."""
+        body = json.dumps(
+            {
+                "user_id": user,
+                "campaign_id": "busy",
+                "lines": [{"sku": sku, "quantity": 1}],
+                "ttl_ms": 600_000,
+            }
+        )
+        while True:
+            status, answer = self._post(key, body)
+            with self.history.lock:
+                self.history.answers[status] += 1
+            if status in (200, 202):
+                return self.history.promised(key, answer["intent_id"])
+            if status == 503 and answer["accepted"] == "no" and self._stop.is_set():
+                self.history.refused.add(key)
+                return None
+            assert status in (0, 500, 503), f"{status}: {answer}"
+            time.sleep(ASK_AGAIN_S)
+
+    def _post(self, key: str, body: str) -> tuple[int, dict]:
+        connection = http.client.HTTPConnection(self._netloc, timeout=15)
+        try:
+            connection.request(
+                "POST", "/v1/intents", body, {**self._headers, "Idempotency-Key": key}
+            )
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, {}
+        finally:
+            connection.close()
+
+
+def wait_until_drained(dsn: str, timeout_s: float = 60.0) -> float:
+    """Wait until no intent is open; return the seconds it took. PostgreSQL may be restarting."""
+    started = time.monotonic()
+    while time.monotonic() - started < timeout_s:
+        try:
+            with psycopg.connect(dsn, connect_timeout=3) as connection:
+                row = connection.execute("SELECT count(*) FROM tidegate.open_intents").fetchone()
+                if row == (0,):
+                    return time.monotonic() - started
+        except psycopg.Error:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("intents are still open: " + str(row))
+
+
+def verify(history: History, dsn: str) -> None:
+    """Compare every promise with the tables, and let the audit prove the rest."""
+    assert not history.broken_promises
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute(
+            "SELECT idempotency_key, intent_id::text, status FROM audit.intents"
+        ).fetchall()
+    stored = {key: (intent_id, status) for key, intent_id, status in rows}
+    assert len(stored) == len(rows), "one key, two intents"
+    for key, intent_id in history.receipts.items():
+        assert stored[key][0] == intent_id, f"{key} was promised {intent_id}"
+        assert stored[key][1] in ("committed", "refused"), f"{key} has no outcome"
+    for key in history.refused:
+        assert key not in stored, f"{key} was told no, and exists"
+    report = audit.run(dsn, drained=True)
+    assert report.clean, [check for check in report.checks if check.violations]

@@ -1,0 +1,86 @@
+"""Whatever dies, every receipt comes to exactly one outcome, without anybody's help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from config.failpoints import NAMES
+from deploy.embedded.cluster import Cluster
+from tests.acceptance.driver import Driver, verify, wait_until_drained
+
+CAMPAIGN = Path(__file__).with_name("busy.toml")
+SKUS = ["hot", "warm", "rare"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(workers=2, campaign=CAMPAIGN) as running:
+        yield running
+
+
+def kill(cluster: Cluster, *roles: str) -> None:
+    """Kill every process of these roles, as a power cut would."""
+    for role in roles:
+        for pid in cluster.processes().get(role, []):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def flush(cluster: Cluster) -> None:
+    with redis.Redis.from_url(cluster.valkey_url) as client:
+        client.flushall()
+
+
+FAULTS = {
+    "Valkey is emptied": flush,
+    "every worker is killed": lambda c: kill(c, "worker", "worker-child"),
+    "every API process is killed": lambda c: kill(c, "api"),
+    "Valkey is killed": lambda c: kill(c, "valkey"),
+    "the PostgreSQL postmaster is killed": lambda c: kill(c, "postgres"),
+    "the redispatcher is killed": lambda c: kill(c, "redispatcher"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_receipt_has_exactly_one_outcome_though(fault: str, cluster: Cluster) -> None:
+    """Under load, twice; then recovery without help, and a clean audit."""
+    key_space = fault.replace(" ", "-")
+    with Driver(cluster.api_url, cluster.api_key, skus=SKUS, key_space=key_space) as driver:
+        driver.wait_for_receipts(100)
+        for _ in range(2):
+            FAULTS[fault](cluster)
+            driver.wait_for_receipts(100)
+    wait_until_drained(cluster.dsn)
+    verify(driver.history, cluster.dsn)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_process_that_dies_at(name: str, tmp_path: Path) -> None:
+    """One process dies at exactly this step, once, under load; its work is done by another."""
+    marker = tmp_path / "died"
+    environ = {
+        "TIDEGATE_FAILPOINTS": f"{name}=kill@5,once:{marker}",
+        "TIDEGATE_FAILPOINTS_ENABLED": "true",
+    }
+    with Cluster(workers=2, campaign=CAMPAIGN, extra_env=environ) as cluster:
+        with Driver(cluster.api_url, cluster.api_key, skus=SKUS) as driver:
+            deadline = time.monotonic() + 30
+            while not marker.exists():
+                assert time.monotonic() < deadline, f"nobody came by {name}"
+                time.sleep(0.02)
+            driver.wait_for_receipts(100)
+        wait_until_drained(cluster.dsn)
+        verify(driver.history, cluster.dsn)
+
+
+def test_ten_thousand_buyers_of_a_hundred_units_buy_exactly_a_hundred(cluster: Cluster) -> None:
+    """With workers and API processes killed in the middle."""

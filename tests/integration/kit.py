@@ -1,0 +1,225 @@
+"""A world for one test: a campaign on a fresh database, a gate, intakes and processors on both."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from factories import GATEWAY, MASTER, add_campaign, open_gate
+
+from producer.answers import Posted
+from producer.intake import Intake
+from producer.limits import Limits
+from workers.contract.couponcode import CouponCodes
+from workers.contract.gate import Gate
+from workers.contract.ids import uuid7
+from workers.contract.resource import IntentResource
+from workers.domain.decide import decide
+from workers.domain.intent import IssuanceIntent, Line, OrderIntent
+from workers.service.process_batch import Processor
+from workers.store import audit
+from workers.store.pool import OWNER, PRODUCER, WORKER, Bounds, Connection, connect
+from workers.store.session import BatchSession
+
+CODES = CouponCodes(MASTER)
+CAMPAIGN = "spring"
+_keys = itertools.count(1)
+
+
+class World:
+    """What the tests of intake and workers share; a context manager that closes all it opened."""
+
+    def __init__(self, dsn: str, valkey_url: str = "") -> None:
+        self.dsn = dsn
+        self.valkey_url = valkey_url
+        self.published: list[UUID] = []
+        self.told: list[IntentResource] = []
+        self.gate = open_gate(valkey_url) if valkey_url else None
+        self._open = ExitStack()
+        self.admin = self.connection(OWNER)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    # Parts ---------------------------------------------------------------------------------------
+
+    def connection(self, role: str | None = OWNER, bounds: Bounds | None = None) -> Connection:
+        """A connection that lives as long as this world."""
+        made = connect(self.dsn, role, bounds or Bounds(), name="test")
+        self._open.callback(made.close)
+        return made
+
+    def intake(
+        self,
+        *,
+        dsn: str | None = None,
+        gate: Gate | None = None,
+        limits: Limits | None = None,
+        bounds: Bounds | None = None,
+        accept_timeout_ms: int = 5_000,
+        open_connection: Callable[[], Connection] | None = None,
+    ) -> Intake:
+        """An intake of its own connection."""
+        used_gate = gate or self.gate
+        assert used_gate is not None, "this world has no Valkey"
+        made = Intake(
+            open_connection
+            or (lambda: connect(dsn or self.dsn, PRODUCER, bounds or Bounds(), name="api")),
+            used_gate,
+            lambda: limits or Limits(),
+            self.published.extend,
+            CODES,
+            accept_timeout_ms=accept_timeout_ms,
+            dispatch_after_ms=5_000,
+        )
+        self._open.callback(made.close)
+        return made
+
+    def session(
+        self, name: str = "w", *, dsn: str | None = None, bounds: Bounds | None = None
+    ) -> BatchSession:
+        """A worker's connections."""
+        made = BatchSession(
+            lambda: connect(dsn or self.dsn, WORKER, bounds or Bounds(), name=name), name
+        )
+        self._open.callback(made.close)
+        return made
+
+    def processor(
+        self,
+        name: str = "w",
+        *,
+        batch_max: int = 500,
+        decide: Any = decide,
+        dsn: str | None = None,
+        bounds: Bounds | None = None,
+    ) -> Processor:
+        """A processor of its own connections, that tells `self.told`."""
+        return Processor(
+            self.session(name, dsn=dsn, bounds=bounds),
+            self.told.extend,
+            batch_max=batch_max,
+            decide=decide,
+        )
+
+    # State ---------------------------------------------------------------------------------------
+
+    def campaign(self, campaign_id: str = CAMPAIGN, **terms: Any) -> None:
+        """Open a campaign; see `factories.add_campaign`."""
+        add_campaign(self.dsn, campaign_id, **terms)
+
+    def issue(self, users: Sequence[str], campaign_id: str = CAMPAIGN) -> list[str]:
+        """Give each user a coupon by the whole way; return their codes."""
+        batch = [issuance(user, campaign_id=campaign_id) for user in users]
+        self.intake().submit(batch)
+        self.processor().run([posted.intent_id for posted in batch])
+        return [CODES.code_of(posted.intent_id) for posted in batch]
+
+    def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """What a query of the owner says."""
+        return self.admin.execute(query, parameters).fetchall()
+
+    def value(self, query: str, *parameters: Any) -> Any:
+        """The first value of its first row."""
+        return self.rows(query, *parameters)[0][0]
+
+    def stock_of(self, sku: str = "tea", campaign_id: str = CAMPAIGN) -> tuple[int, int, int]:
+        """Units available, reserved and sold."""
+        row = self.rows(
+            "SELECT available, reserved, sold FROM stock WHERE (campaign_id, sku) = (%s, %s)",
+            campaign_id,
+            sku,
+        )[0]
+        return row[0], row[1], row[2]
+
+    def reasons(self) -> dict[str, int]:
+        """Outcomes by reason; `committed` where there is none."""
+        return dict(
+            self.rows("SELECT coalesce(reason, 'committed'), count(*) FROM outcomes GROUP BY 1")
+        )
+
+    def assert_clean(self, *, drained: bool = True) -> None:
+        """The audit finds nothing."""
+        report = audit.run(self.dsn, drained=drained)
+        wrong = [(c.name, c.violations, c.example) for c in report.checks if c.violations]
+        assert wrong == []
+
+
+def order(
+    user: str = "u-1",
+    *,
+    lines: Sequence[tuple[str, int]] = (("tea", 1),),
+    key: str | None = None,
+    gateway: str = GATEWAY,
+    campaign_id: str = CAMPAIGN,
+    **more: Any,
+) -> Posted:
+    """A posted order with a fresh id, and a fresh key unless one is given."""
+    return Posted(
+        intent_id=uuid7(),
+        gateway_id=gateway,
+        idempotency_key=key or f"key-{next(_keys)}",
+        intent=OrderIntent(
+            user_id=user,
+            campaign_id=campaign_id,
+            lines=tuple(Line(sku, quantity) for sku, quantity in lines),
+            **more,
+        ),
+    )
+
+
+def issuance(
+    user: str = "u-1", *, key: str | None = None, campaign_id: str = CAMPAIGN, **more: Any
+) -> Posted:
+    """A posted wish for a coupon."""
+    return Posted(
+        intent_id=uuid7(),
+        gateway_id=GATEWAY,
+        idempotency_key=key or f"key-{next(_keys)}",
+        intent=IssuanceIntent(user_id=user, campaign_id=campaign_id, **more),
+    )
+
+
+def ids_of(batch: Iterable[Posted]) -> list[UUID]:
+    """The ids they were posted with."""
+    return [posted.intent_id for posted in batch]
+
+
+def at_once(jobs: Sequence[Callable[[], Any]], timeout_s: float = 60) -> list[Any]:
+    """Run each job in a thread of its own, all released at one moment; raise the first error."""
+    gate = threading.Barrier(len(jobs))
+    results: list[Any] = [None] * len(jobs)
+    errors: list[BaseException] = []
+
+    def run(place: int, job: Callable[[], Any]) -> None:
+        try:
+            gate.wait(timeout_s)
+            results[place] = job()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(place, job), daemon=True)
+        for place, job in enumerate(jobs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout_s)
+        assert not thread.is_alive(), "a job hangs"
+    if errors:
+        raise errors[0]
+    return results
