@@ -12,6 +12,9 @@ from workers.contract.resource import IntentResource
 from workers.domain.intent import IssuanceIntent, Kind, OrderIntent
 
 
+INTAKE_LIMIT = "intake"  # the layer that binds when too many wait for a lane
+
+
 class Posted(Struct, frozen=True, kw_only=True):
     """One well-shaped intent, with who posted it and under which key.
 

@@ -84,12 +84,15 @@ class Intake:
         deadline = time.monotonic() + self._accept_timeout_s
         pending = [_Pending(posted, self._entry(posted)) for posted in batch]
         admitted = self._admit(pending)
-        accepted = self._append(admitted, deadline)
+        self._append(admitted, deadline)
         self._look_up([one for one in pending if not isinstance(one.answer, Accepted)], deadline)
         self._release([one.entry.intent_id for one in admitted if not _stands(one)])
+        accepted = [one.entry.intent_id for one in admitted if isinstance(one.answer, Accepted)]
         if accepted:
             self._publish(accepted)
-        return [one.answer or _UNHEARD for one in pending]
+        # Who shares a key with an earlier one of the batch, and was not found, shares its answer.
+        of_key = {one.entry.digest: one.answer for one in reversed(pending)}
+        return [one.answer or of_key[one.entry.digest] or _UNHEARD for one in pending]
 
     def close(self) -> None:
         """Give the connection back."""
@@ -147,12 +150,14 @@ class Intake:
                 one.answer = _limited(verdict)
         return [one for one in firsts if one.answer is None]
 
-    def _append(self, admitted: list[_Pending], deadline: float) -> list[UUID]:
-        """Journal the admitted; return the ids this very call has accepted."""
-        if not admitted:
-            return []
-        sent = False
-        while True:
+    def _append(self, admitted: list[_Pending], deadline: float, *, unheard: bool = False) -> None:
+        """Journal the admitted; answer whom this call has accepted, or all when it gives up.
+
+        `unheard` says that an earlier attempt may have committed, or may yet: then no later error
+        makes a certain no of it.
+        """
+        while admitted:
+            sent = False
             try:
                 connection = self._live(deadline)
                 failpoints.hit("journal.before_commit")
@@ -161,33 +166,31 @@ class Intake:
                     connection, [one.entry for one in admitted], self._dispatch_after_ms
                 )
                 failpoints.hit("journal.after_commit")
-                break
+                return _accept(admitted, times)
             except psycopg.Error as error:
                 _log.warning("journal failed", error=repr(error), intents=len(admitted))
+                unheard |= sent and self._is_broken
                 if not self._may_retry(error, deadline):
-                    if fault_of(error) is Fault.OWN and len(admitted) > 1:
-                        return [i for one in admitted for i in self._append([one], deadline)]
-                    broken = self._connection is None or self._connection.closed
-                    for one in admitted:
-                        one.answer = _UNHEARD if sent and broken else _NO_JOURNAL
-                    return []
-                time.sleep(RETRY_PAUSE_S)
+                    return self._give_up(admitted, error, deadline, unheard)
+            time.sleep(RETRY_PAUSE_S)
+
+    def _give_up(
+        self, admitted: list[_Pending], error: psycopg.Error, deadline: float, unheard: bool
+    ) -> None:
+        """Find the one whose data is at fault, if it is that; else say how far nothing is known."""
+        if fault_of(error) is Fault.OWN and len(admitted) > 1:
+            for one in admitted:
+                self._append([one], deadline, unheard=unheard)
+            return
         for one in admitted:
-            at = times.get(one.entry.intent_id)
-            if at is not None:
-                one.answer = Accepted(one.entry.intent_id, at)
-        return list(times)
+            one.answer = _UNHEARD if unheard else _NO_JOURNAL
 
     def _look_up(self, unanswered: list[_Pending], deadline: float) -> None:
         """Answer from the journal what is known there; leave what is not as the gate left it."""
         if not unanswered:
             return
         try:
-            connection = self._live(deadline)
-            keys = journal.find_keys(connection, [one.entry.digest for one in unanswered])
-            known = resources.read_many(
-                connection, [bound.intent_id for bound in keys.values()]
-            )
+            keys, known = self._find(unanswered, deadline)
         except psycopg.Error as error:
             _log.warning("journal not asked", error=repr(error), intents=len(unanswered))
             for one in unanswered:
@@ -199,6 +202,22 @@ class Intake:
             if bound is not None:
                 one.answer = _answer_of(one.entry, bound, known)
 
+    def _find(
+        self, unanswered: list[_Pending], deadline: float
+    ) -> tuple[dict[UUID, BoundKey], dict[UUID, IntentResource]]:
+        """Read keys and what they are bound to; once more if the connection had died while idle."""
+        digests = [one.entry.digest for one in unanswered]
+        for attempt in (1, 2):
+            try:
+                connection = self._live(deadline)
+                keys = journal.find_keys(connection, digests)
+                ids = [bound.intent_id for bound in keys.values()]
+                return keys, resources.read_many(connection, ids)
+            except psycopg.Error as error:
+                if attempt == 2 or not self._may_retry(error, deadline):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
     def _release(self, ids: list[UUID]) -> None:
         """Give back the admission of what was not journalled under its own id."""
         if ids:
@@ -208,11 +227,14 @@ class Intake:
                 _log.warning("admissions not released", error=str(error), intents=len(ids))
 
     def _may_retry(self, error: psycopg.Error, deadline: float) -> bool:
-        """Whether the append is worth repeating: its connection broke, or others were in its way."""
+        """Whether it is worth repeating: its connection broke, or others were in its way."""
         if time.monotonic() + RETRY_PAUSE_S >= deadline:
             return False
-        broken = self._connection is None or self._connection.closed
-        return broken or fault_of(error) is Fault.CONTENTION
+        return self._is_broken or fault_of(error) is Fault.CONTENTION
+
+    @property
+    def _is_broken(self) -> bool:
+        return self._connection is None or self._connection.closed
 
     def _live(self, deadline: float) -> Connection:
         if self._connection is None or self._connection.closed:
@@ -231,6 +253,13 @@ def _candidate(entry: Entry) -> Candidate:
         conversation_id=entry.body.conversation_id,
         skus=tuple([line.sku for line in entry.body.lines]),
     )
+
+
+def _accept(admitted: list[_Pending], times: dict[UUID, datetime]) -> None:
+    for one in admitted:
+        at = times.get(one.entry.intent_id)
+        if at is not None:
+            one.answer = Accepted(one.entry.intent_id, at)
 
 
 def _limited(verdict: Verdict) -> Limited:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from config.settings import Settings, redact_url
 from deploy.cli.finding import Finding, judge, unreachable
@@ -64,7 +66,12 @@ def postgres(settings: Settings) -> list[Finding]:
 def valkey(settings: Settings) -> list[Finding]:
     """Examine the gate's server."""
     url, timeout_s = settings.valkey.url, settings.valkey.timeout_ms / 1_000
-    client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    client = redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),  # what fails now is what there is to say
+    )
     try:
         with client:
             info: dict[str, Any] = client.info()

@@ -47,6 +47,7 @@ _PLAIN = {
     "deploy.embedded.errors.EmbeddedError": NOT_FINE,
     "config.failpoints.FailpointSpecError": WRONG_USAGE,
     "workers.store.migrate.MigrationError": NOT_FINE,
+    "workers.domain.campaign_faults.CampaignFileError": NOT_FINE,
 }
 
 

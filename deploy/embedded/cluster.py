@@ -26,6 +26,7 @@ from deploy.embedded.folder import DataFolder
 from deploy.embedded.ports import free_port, is_free
 from deploy.embedded.servers import Servers, child_environ
 from deploy.embedded.supervisor import Processes, Supervisor
+from workers.domain.campaign import CampaignFile
 
 # Small, and open at any date, so that a first intent meets a campaign.
 DEV_CAMPAIGN = Path(deploy.__file__).resolve().parent / "campaigns" / "dev.toml"
@@ -83,6 +84,7 @@ class Cluster:
 
         Raises EmbeddedError with the reason and the mend; then nothing is left running.
         """
+        campaign = seeding.read_campaign(self._campaign) if self._campaign else None
         if not self._servers_only and self._port and not is_free(self._port, self._host):
             msg = f"port {self._port} on {self._host} is taken; give --port another, or 0 for any"
             raise EmbeddedError(msg)
@@ -94,7 +96,7 @@ class Cluster:
             self._servers = Servers(self._folder, self._supervisor)
             self._servers.start()
             if not self._servers_only:
-                self._start_apps(self._folder)
+                self._start_apps(self._folder, campaign)
             self._up = True
             self._write_endpoints(self._supervisor.processes())
         except BaseException:
@@ -169,7 +171,7 @@ class Cluster:
         """Stop."""
         self.stop()
 
-    def _start_apps(self, folder: DataFolder) -> None:
+    def _start_apps(self, folder: DataFolder, campaign: CampaignFile | None) -> None:
         state = folder.state
         self._settings = replace(
             self._settings,
@@ -185,7 +187,7 @@ class Cluster:
                 self._settings.secrets, master=self._settings.secrets.master or state.master
             ),
         )
-        state.api_key = seeding.seed(self.dsn, self._campaign, state.api_key)
+        state.api_key = seeding.seed(self.dsn, campaign, state.api_key)
         folder.save_state()
         self.api_key = state.api_key
         laid_out = apps.describe(

@@ -5,6 +5,7 @@
     DATA/state.json       passwords, keys and ports that a later start uses again
     DATA/endpoints.json   where everything is, while it runs
     DATA/logs/NAME.log    one per process
+    DATA/.temporary       says that nobody wants the folder once its supervisor is gone
     DATA/postgres/ DATA/valkey/
 
 Folders above DATA are never changed; DATA is opened to others (execute only) when we made it.
@@ -28,6 +29,8 @@ from deploy.embedded.errors import EmbeddedError
 
 _MARK = ".tidegate"
 _MARK_TEXT = "A data folder of `tidegate dev`, layout 1. Delete the whole folder to forget it.\n"
+_TEMPORARY = ".temporary"  # made under the lock: who finds it with the lock free finds a dead one's
+_TEMPORARY_NAME = "tidegate-"
 _GRACE_S = 5  # for PostgreSQL to end its backends in an immediate shutdown
 
 
@@ -57,6 +60,9 @@ class DataFolder:
             self._lock_fd = _lock(self.path)
             self.logs = _subfolder(self.path / "logs")
             self.state = _state_of(self.path)
+            if self.temporary:
+                (self.path / _TEMPORARY).touch()
+                _sweep(self.path.parent)
         except PermissionError as refused:
             self.close()
             msg = (
@@ -119,7 +125,7 @@ def write_private(file: Path, content: bytes) -> None:
 
 def _open(path: Path | None) -> Path:
     if path is None:
-        made = Path(tempfile.mkdtemp(prefix="tidegate-")).resolve()
+        made = Path(tempfile.mkdtemp(prefix=_TEMPORARY_NAME)).resolve()
         made.chmod(0o711)
     else:
         made = path.expanduser().resolve()
@@ -162,6 +168,20 @@ def _state_of(path: Path) -> State:
     except msgspec.DecodeError as broken:
         msg = f"{path}/state.json cannot be read ({broken}); give --data another folder"
         raise EmbeddedError(msg) from broken
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary data folders of ours whose supervisor was killed: they are of no more use."""
+    for path in folder.glob(f"{_TEMPORARY_NAME}*"):
+        with contextlib.suppress(OSError, EmbeddedError):
+            if path.stat().st_uid != os.geteuid() or not (path / _TEMPORARY).exists():
+                continue
+            fd = _lock(path)
+            try:
+                if not process.of_cluster(path):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(fd)
 
 
 def _subfolder(path: Path) -> Path:

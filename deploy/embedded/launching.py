@@ -17,6 +17,8 @@ from deploy.embedded.errors import EmbeddedError
 # Numbers of linux/capability.h. Passing and reading what the file modes forbid:
 _DAC_OVERRIDE = 1  # and executing; the only one of the two that containers usually have
 _DAC_READ_SEARCH = 2  # and nothing more
+# The least powerful first; the last for containers that lack the second.
+_WAYS = ((), (_DAC_READ_SEARCH,), (_DAC_OVERRIDE, _DAC_READ_SEARCH), (_DAC_OVERRIDE,))
 _ORDINARY_USERS = ("nobody", "postgres", "daemon")
 _PROBE_TIMEOUT_S = 20
 
@@ -57,30 +59,33 @@ def ordinary_user(probe: Sequence[str], folder: Path) -> RunAs | None:
     owner = folder.stat().st_uid
     user = pwd.getpwuid(owner) if owner else _ordinary()
     complaint = ""
-    for capabilities in (
-        (),
-        (_DAC_READ_SEARCH,),
-        (_DAC_OVERRIDE, _DAC_READ_SEARCH),
-        (_DAC_OVERRIDE,),
-    ):
+    for capabilities in _WAYS:
         run_as = RunAs(user.pw_uid, user.pw_gid, capabilities)
-        os.chown(folder, run_as.uid, run_as.gid)
-        tried = subprocess.run(
-            command(probe, folder, Signals.SIGKILL, run_as),
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=False,
-        )
-        if tried.returncode == 0:
+        complaint = _complaint(probe, folder, run_as)
+        if not complaint:
             return run_as
-        complaint = tried.stderr.strip()
     msg = (
         f"{probe[0]} refuses to run as root, and user {user.pw_name} cannot run it in {folder} "
         f"({complaint}). Run as an ordinary user, or keep the data and this checkout in folders "
         "that other users may pass, such as below /srv"
     )
     raise EmbeddedError(msg)
+
+
+def _complaint(probe: Sequence[str], folder: Path, run_as: RunAs) -> str:
+    """Try it; return why it fails, or nothing."""
+    try:
+        os.chown(folder, run_as.uid, run_as.gid)
+    except PermissionError as refused:  # root without its powers, as in some containers
+        return str(refused)
+    tried = subprocess.run(
+        command(probe, folder, Signals.SIGKILL, run_as),
+        capture_output=True,
+        text=True,
+        timeout=_PROBE_TIMEOUT_S,
+        check=False,
+    )
+    return "" if tried.returncode == 0 else tried.stderr.strip() or f"code {tried.returncode}"
 
 
 def _ordinary() -> pwd.struct_passwd:

@@ -71,11 +71,17 @@ class PostgresServer:
 
     @classmethod
     def prepare(cls, folder: Path, port: int, password: str) -> PostgresServer:
-        """Make the data, unless it is there. Takes about a second the first time."""
+        """Make the data, unless it is there. Takes about a second the first time.
+
+        Only for who holds the folder's lock and has ended what was left on it.
+        """
         run_as = ordinary_user([str(_program("postgres")), "--version"], folder)
         server = cls(folder, port, password, run_as)
         if not (server._data / "PG_VERSION").exists():
             server._initdb()
+        # Nobody runs on this data. A pid file from before a power cut may name a stranger by now,
+        # and PostgreSQL would take it for another server.
+        (server._data / "postmaster.pid").unlink(missing_ok=True)
         return server
 
     def dsn(self, database: str = DATABASE) -> str:

@@ -40,12 +40,12 @@ def identify(pid: int) -> Identity | None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of a process's children, in order of their making."""
+    """Return the pids of a process's living children."""
     found: list[int] = []
     for task in _listing(f"/proc/{pid}/task"):
         with contextlib.suppress(OSError):
             found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-    return sorted(found)
+    return sorted(child for child in found if identify(child) is not None)
 
 
 def of_cluster(data: Path) -> list[Identity]:

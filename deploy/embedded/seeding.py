@@ -7,7 +7,9 @@ import secrets
 from importlib import import_module
 from pathlib import Path
 
+from deploy.embedded.errors import EmbeddedError
 from producer.http.auth import SCOPES
+from workers.domain.campaign import CampaignFile, parse
 from workers.store import pool
 from workers.store.migrate import migrate
 from workers.store.sql import queries
@@ -16,8 +18,17 @@ _SQL = queries("embedded")
 GATEWAY = "dev"
 
 
-def seed(dsn: str, campaign: Path | None, api_key: str) -> str:
-    """Migrate, apply the campaign file if there is one; return the gateway's key.
+def read_campaign(path: Path) -> CampaignFile:
+    """Read a campaign file. Raises CampaignFileError with every fault of it, or EmbeddedError."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as unreadable:
+        msg = f"{path} cannot be read ({unreadable}); give --campaign a campaign file"
+        raise EmbeddedError(msg) from unreadable
+
+
+def seed(dsn: str, campaign: CampaignFile | None, api_key: str) -> str:
+    """Migrate, apply the campaign if there is one; return the gateway's key.
 
     `api_key` is the key of an earlier start on the same data, or empty to make one.
     """

@@ -137,10 +137,15 @@ class Pool:
         for connection in list(self._open):
             if connection.post is not None and now - connection.written_at > self._timeout_s:
                 connection.transport.abort()
-        while self._waiting and now - self._waiting[0].due[0] > self._timeout_s:
+        # Behind busy connections a post waits for as long as it takes, and its wait is told. Only
+        # where no connection can be had at all is there nothing to wait for.
+        while self._waiting and not self._open and self._overdue(self._waiting[0], now):
             self._listener.unsent(self._waiting.popleft(), now)
         self._open_more()
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _overdue(self, post: Post, now: float) -> bool:
+        return now - post.due[0] > self._timeout_s
 
     def opened(self, connection: _Connection) -> None:
         """A connection is up."""

@@ -175,7 +175,7 @@ def _replay(
 
 
 def _audit(means: Means, screen: Screen) -> AuditReport:
-    screen.begin("Audit: proving the promises from the tables alone")
+    screen.begin("Audit: the promises, proven from the tables alone")
     began = monotonic()
     checked = 0
 

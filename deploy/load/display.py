@@ -90,7 +90,8 @@ def line(frame: Frame) -> str:
         parts.append(frame.clock)
     tally = frame.tally
     if tally is not None:
-        parts.append(f"sent {tally.sent:,} ({frame.sent_per_s:,.0f}/s)")
+        pace = f" ({frame.sent_per_s:,.0f}/s)" if frame.sent_per_s else ""
+        parts.append(f"sent {tally.sent:,}{pace}")
         parts.append(f"accepted {tally.accepted:,}")
         if frame.knows_outcomes:
             parts.append(f"committed {frame.committed:,}")
@@ -100,8 +101,10 @@ def line(frame: Frame) -> str:
     if frame.acceptance is not None and frame.acceptance.count:
         at = frame.acceptance
         parts.append(f"receipt after p50 {at.p50:,.0f} p90 {at.p90:,.0f} p99 {at.p99:,.0f} ms")
-    if tally is not None and (tally.repeats_same or tally.repeats_other):
-        parts.append(f"same key again {tally.repeats_same:,}, differently {tally.repeats_other:,}")
+    if tally is not None and tally.repeats_same:
+        parts.append(f"same key again {tally.repeats_same:,}")
+    if tally is not None and tally.repeats_other:
+        parts.append(f"same key answered DIFFERENTLY {tally.repeats_other:,}")
     if stock := _stock(frame):
         parts.append("stock" + _bracketed([(sku, left) for sku, left, _ in stock]))
     return ", ".join(parts)
@@ -112,11 +115,11 @@ def _bracketed(counts: list[tuple[str, int]]) -> str:
 
 
 def _stock(frame: Frame) -> list[tuple[str, int, int]]:
-    """The SKUs nearest to being sold out: what is left of them, and of how many."""
+    """The scarcest SKUs: what is left of them, and of how many. The same ones in every frame."""
     if frame.observed is None:
         return []
     left = [(sku, now, first) for sku, (now, first) in frame.observed.stock.items()]
-    return sorted(left, key=lambda row: (row[1] / max(row[2], 1), row[0]))[:_STOCK_MAX]
+    return sorted(left, key=lambda row: (row[2], row[0]))[:_STOCK_MAX]
 
 
 class LiveScreen:
@@ -183,8 +186,8 @@ def _body(frame: Frame) -> list[Table]:
     table.add_column(style="dim")
     table.add_column(justify="right", min_width=10)
     table.add_column()
-    table.add_row("sent", f"{tally.sent:,}", f"{frame.sent_per_s:,.0f}/s")
-    table.add_row("accepted", f"{tally.accepted:,}", f"{frame.accepted_per_s:,.0f}/s")
+    table.add_row("sent", f"{tally.sent:,}", _per_s(frame.sent_per_s))
+    table.add_row("accepted", f"{tally.accepted:,}", _per_s(frame.accepted_per_s))
     if frame.knows_outcomes:
         table.add_row("committed", f"{frame.committed:,}", Text("orders", "dim"))
         table.add_row("in flight", f"{frame.in_flight:,}", Text("accepted, not decided", "dim"))
@@ -199,6 +202,10 @@ def _body(frame: Frame) -> list[Table]:
         label = "stock left" if place == 0 else ""
         table.add_row(label, Text(f"{left:,}", style), f"of {first:,} {sku}")
     return [table]
+
+
+def _per_s(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate else ""
 
 
 def _listed(frame: Frame) -> Text:

@@ -22,7 +22,7 @@ from deploy.load.books import Books
 from deploy.load.connection import Pool, Post
 from deploy.load.plan import Plan
 from deploy.load.profile import Retry
-from deploy.load.retry import backoff_s, pause_s
+from deploy.load.retry import pause_s
 from deploy.load.wire import Answer, Kind, Reply, Target, Wire, answer, answers
 
 # Sends are made in ticks: a timer for each would cost more than the send. Part of the latency told.
@@ -159,8 +159,8 @@ class Generator:
                 plan.path, [plan.keys[i] for i in members], [plan.bodies[i] for i in members]
             )
         for i, at in zip(members, due, strict=True):
-            self._books.due(i, monotonic())
-        self._submit(Post(members, (monotonic(),)*len(due), payload))
+            self._books.due(i, at)
+        self._submit(Post(members, due, payload))
 
     def _send_retries(self, now: float) -> None:
         while self._again and self._again[0][0] <= now:
@@ -212,11 +212,9 @@ class Generator:
         self._ended()
 
     def unsent(self, post: Post, now: float) -> None:
-        """Try again for a connection; see `Listener`."""
-        for k, i in enumerate(post.members):
-            if post.attempt < self._retry.attempts_max:
-                self._come_back(post, k, now, backoff_s(self._retry, post.attempt, self._random))
-            elif i in self._doubtful:
+        """Book what could not be sent; see `Listener`."""
+        for i in post.members:
+            if i in self._doubtful:
                 self._books.unknown(i)
             else:
                 self._books.unsent(i)

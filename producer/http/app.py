@@ -112,7 +112,7 @@ class _Endpoint:
         except Exception:
             _log.exception("call failed", path=call.path, trace_id=call.trace_id)
             reply = call.render(
-                Problem(Code.INTERNAL_ERROR, "The log has more of it, by trace_id.")
+                Problem(Code.INTERNAL_ERROR, "The log has more of it.", accepted="unknown")
             )
         if isinstance(reply, Stream):
             await _stream(call, reply, send)

@@ -72,6 +72,7 @@ class Keys:
                     Code.READING_UNAVAILABLE,
                     "The key is not known, and keys cannot be looked up at present.",
                     retry_after_ms=1_000,
+                    accepted="unknown",  # an earlier call with this intent's key may have been
                 )
         if gateway is None:
             raise _unauthenticated("The key is not known, or was revoked.")

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from config.settings import Settings
-from producer.answers import Answer, Limited, Posted, Unanswered
+from producer.answers import INTAKE_LIMIT, Answer, Limited, Posted, Unanswered
 from producer.batcher import Batcher, Bounds, Work
 from producer.http import metrics
 from producer.http.api import Api
@@ -113,13 +113,13 @@ class _Excuses:
 
     def full(self, wait_ms: int) -> Answer:
         """Refuse: by the time there were room, the answer would come too late."""
-        answer = Limited("intake", max(wait_ms, _FULL_RETRY_MS_MIN))
+        answer = Limited(INTAKE_LIMIT, max(wait_ms, _FULL_RETRY_MS_MIN))
         metrics.observe_excuse(answer)
         return answer
 
     def unsent(self) -> Answer:
-        """Say that nothing was accepted."""
-        answer = Unanswered("no", "postgres")
+        """Say that nobody knows: this call did nothing, but the journal was not asked for its key."""
+        answer = Unanswered("unknown", "postgres")
         metrics.observe_excuse(answer)
         return answer
 

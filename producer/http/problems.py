@@ -52,6 +52,7 @@ class Code(Enum):
     QUOTA_EXCEEDED = _Sort(429, "A limit of the caller's is reached", TYPE_QUOTA)
     INTERNAL_ERROR = _Sort(500, "Something went wrong on our side")
     REDUCED_CAPACITY = _Sort(503, "A limit of ours is reached", TYPE_CAPACITY)
+    INTAKE_FULL = _Sort(503, "Too many wait to be taken", TYPE_CAPACITY)
     DEPENDENCY_UNAVAILABLE = _Sort(503, "Nothing was accepted", TYPE_CAPACITY)
     OUTCOME_UNKNOWN = _Sort(503, "It is not known whether it was accepted", TYPE_CAPACITY)
     READING_UNAVAILABLE = _Sort(503, "This cannot be read at present", TYPE_CAPACITY)
@@ -181,9 +182,9 @@ def render(
 def spread(wait_ms: int) -> tuple[int, int]:
     """Add jitter, upwards only, to a wait: return it in milliseconds, and in whole seconds >= 1.
 
-    Everybody who was told "one second" would come back in the same one; a quarter more, and at
-    least one second, takes them apart. The milliseconds lie between the wait and the seconds.
+    Everybody who was told "one second" would come back in the same one; up to a quarter more takes
+    them apart. Neither form is before the wait itself.
     """
     least_s = max(1, math.ceil(wait_ms / 1_000))
     seconds = least_s + random.randrange(1 + max(1, least_s // 4))
-    return wait_ms + int(random.random() * (seconds * 1_000 - wait_ms)), seconds
+    return wait_ms + random.randrange(1 + max(250, wait_ms // 4)), seconds

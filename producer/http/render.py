@@ -32,7 +32,10 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class OrderView(Struct, frozen=True, kw_only=True):
-    """An order; amounts in minor units of `currency`. `payable` is `total` less `discount`."""
+    """An order; amounts in minor units of `currency`. `payable` is `total` less `discount`.
+
+    `payment_deadline` is set while the order awaits its payment.
+    """
 
     order_id: UUID
     status: OrderStatus
@@ -158,7 +161,10 @@ def _order(order: OrderResource) -> OrderView:
         discount=order.discount,
         payable=order.payable,
         currency=order.currency,
-        payment_deadline=order.payment_deadline,
+        # Kept in the journal as it was; there is something left to pay only in this state.
+        payment_deadline=order.payment_deadline
+        if order.status is OrderStatus.AWAITING_PAYMENT
+        else None,
     )
 
 

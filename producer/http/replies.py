@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from producer.answers import Accepted, Answer, Conflict, Limited, Replayed, Unanswered
+from producer.answers import (
+    INTAKE_LIMIT,
+    Accepted,
+    Answer,
+    Conflict,
+    Limited,
+    Replayed,
+    Unanswered,
+)
 from producer.http import render
 from producer.http.api import Api
 from producer.http.calls import JSON_HEADER, Reply
@@ -74,9 +82,17 @@ def _limited(limit: str, retry_after_ms: int) -> Problem:
             retry_after_ms=retry_after_ms,
             accepted="no",
         )
+    if limit == INTAKE_LIMIT:  # refused before the journal was asked whether it knows the key
+        return Problem(
+            Code.INTAKE_FULL,
+            "Too many wait to be taken. Ask again with this key, never a new one.",
+            limit=limit,
+            retry_after_ms=retry_after_ms,
+            accepted="unknown",
+        )
     return Problem(
         Code.REDUCED_CAPACITY,
-        f"The limit {limit} is reached. Nothing was accepted.",
+        f"The limit of this {limit} is reached. Nothing was accepted.",
         limit=limit,
         retry_after_ms=retry_after_ms,
         accepted="no",

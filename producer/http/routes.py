@@ -11,6 +11,7 @@ from producer.http.coupons import get_coupons
 from producer.http.events import get_events
 from producer.http.health import get_livez, get_metrics, get_readyz
 from producer.http.intents import find_intent, get_intent, post_coupon, post_intent
+from producer.http.openapi import get_openapi, get_problem
 from producer.http.orders import post_cancel, post_payment
 
 HOT_PATH: Final = "/v1/intents"
@@ -27,4 +28,6 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "/livez": {"GET": get_livez},
     "/readyz": {"GET": get_readyz},
     "/metrics": {"GET": get_metrics},
+    "/openapi.json": {"GET": get_openapi},
+    "/problems/{code}": {"GET": get_problem},
 }

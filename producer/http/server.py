@@ -68,11 +68,18 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(settings: Settings, listening: socket.socket) -> int:
     """Serve on a socket that listens, in this process."""
+    server = make_server(settings)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.freeze()  # what is loaded now stays: no collection needs to look at it again
     gc.set_threshold(*_GC_THRESHOLDS)
+    server.run(sockets=[listening])
+    return 0
+
+
+def make_server(settings: Settings) -> uvicorn.Server:
+    """Make the server, to be run on a socket that listens."""
     app = App(lambda: open_api(settings))
-    server = _Server(
+    return _Server(
         app,
         uvicorn.Config(
             app,
@@ -90,8 +97,6 @@ def serve(settings: Settings, listening: socket.socket) -> int:
             timeout_graceful_shutdown=settings.api.drain_timeout_s,
         ),
     )
-    server.run(sockets=[listening])
-    return 0
 
 
 class _Server(uvicorn.Server):

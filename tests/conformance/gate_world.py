@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import subprocess
 import tempfile
@@ -112,6 +111,10 @@ class OwnValkey:
         self.process.wait()
 
 
+# A limit that a candidate must pass: its layer, what it belongs to, and its numbers.
+Want = tuple[str, tuple[str, ...], RateLimit]
+
+
 class Reference:
     """The limits as the standard states them: one theoretical arrival time for each key."""
 
@@ -119,18 +122,15 @@ class Reference:
         self._tat_us: dict[tuple[str, ...], float] = {}
         self.now_us = 0.0
 
-    def admit(
-        self, batch: Sequence[tuple[tuple[str, tuple[str, ...], RateLimit], ...]]
-    ) -> list[tuple[str | None, int]]:
-        """Return each candidate's binding layer and wait in seconds, or (None, 0)."""
+    def admit(self, batch: Sequence[Sequence[Want]]) -> list[dict[str, float]]:
+        """Return for each candidate how long its layers keep it waiting, in us; {}: admitted."""
         fits = [self._take(wants) for wants in batch]
         turns: dict[tuple[str, ...], int] = {}
         return [
-            (None, 0) if fit else self._binding(wants, turns)
-            for wants, fit in zip(batch, fits, strict=True)
+            {} if fit else self._waits(wants, turns) for wants, fit in zip(batch, fits, strict=True)
         ]
 
-    def _take(self, wants: Sequence[tuple[str, tuple[str, ...], RateLimit]]) -> bool:
+    def _take(self, wants: Sequence[Want]) -> bool:
         if any(self._wait_us(key, limit) > 0 for _, key, limit in wants):
             return False
         for _, key, limit in wants:
@@ -141,17 +141,12 @@ class Reference:
         backlog_us = max(0, self._tat_us.get(key, 0) - self.now_us)
         return backlog_us - (limit.burst - 1) * limit.interval_us
 
-    def _binding(
-        self,
-        wants: Sequence[tuple[str, tuple[str, ...], RateLimit]],
-        turns: dict[tuple[str, ...], int],
-    ) -> tuple[str | None, int]:
-        layer, longest_us = None, 0.0
-        for name, key, limit in wants:
+    def _waits(self, wants: Sequence[Want], turns: dict[tuple[str, ...], int]) -> dict[str, float]:
+        waits: dict[str, float] = {}
+        for layer, key, limit in wants:
             wait_us = self._wait_us(key, limit)
             if wait_us > 0:
                 wait_us += turns.get(key, 0) * limit.interval_us
                 turns[key] = turns.get(key, 0) + 1
-                if wait_us > longest_us:
-                    layer, longest_us = name, wait_us
-        return layer, math.ceil(longest_us / 1_000_000)
+                waits[layer] = max(wait_us, waits.get(layer, 0))
+        return waits

@@ -12,6 +12,7 @@ from gate_world import (
     NEVER,
     NO_LIMITS,
     Reference,
+    Want,
     admitted,
     advance,
     candidates,
@@ -19,7 +20,7 @@ from gate_world import (
     open_gate,
     server_time_us,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from workers.contract.gate import CampaignLimits, Candidate, RateLimit, Verdict
@@ -55,21 +56,24 @@ def test_a_burst_passes_at_once_and_then_the_rate(valkey_url: str) -> None:
     """In any time t a limit admits burst + rate * t at most, and no less to who keeps asking."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
     rate = RateLimit(rate=50, burst=5)
-    started_us, count = server_time_us(client), 0
-    while server_time_us(client) - started_us < 600_000:
+    started_us = asked_us = server_time_us(client)
+    count, missed = 0, 0.0
+    while asked_us - started_us < 600_000:
         count += gate.admit(candidates(), limits(user=rate), {})[0].admitted
-    elapsed_s = (server_time_us(client) - started_us) / 1_000_000
-    assert 5 + 50 * 0.6 - 2 <= count <= 5 + 50 * elapsed_s
+        pause_us, asked_us = server_time_us(client) - asked_us, server_time_us(client)
+        missed += max(0, 50 * pause_us / 1_000_000 - 4)  # A busy machine kept us from asking.
+    most = 5 + 50 * (asked_us - started_us) / 1_000_000
+    assert most - missed - 2 <= count <= most
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_who_comes_back_when_told_is_admitted(valkey_url: str, layer: str) -> None:
     """A refusal names its layer, and its time is true: not before it, but then."""
-    gate, asked = open_gate(valkey_url), _one_layer(layer, RateLimit(rate=4, burst=2))
+    gate, asked = open_gate(valkey_url), _one_layer(layer, RateLimit(rate=2.5, burst=2))
     verdicts = gate.admit(candidates(3), *asked)
     assert admitted(verdicts) == [True, True, False]
     assert verdicts[2].limit == layer
-    assert 150 <= verdicts[2].retry_after_ms <= 250
+    assert verdicts[2].retry_after_ms == 400
     assert not gate.admit(candidates(), *asked)[0].admitted
     time.sleep(verdicts[2].retry_after_ms / 1_000)
     assert gate.admit(candidates(), *asked)[0].admitted
@@ -90,6 +94,13 @@ def test_the_layer_that_keeps_waiting_longest_is_named(valkey_url: str) -> None:
     refused = gate.admit(candidates(2), asked, {})[1]
     assert refused.limit == "sku"
     assert 9_000 <= refused.retry_after_ms <= 10_000
+
+
+def test_of_layers_that_wait_equally_long_the_caller_s_is_named(valkey_url: str) -> None:
+    """First what the caller can do something about."""
+    gate = open_gate(valkey_url)
+    refused = gate.admit(candidates(2), limits(sku=NEVER, campaign=NEVER, user=NEVER), {})[1]
+    assert refused.limit == "user"
 
 
 def test_a_refused_intent_consumes_nothing(valkey_url: str) -> None:
@@ -123,8 +134,12 @@ def test_a_later_candidate_passes_an_earlier_one_that_is_refused(valkey_url: str
 def test_an_intent_counts_a_sku_once(valkey_url: str) -> None:
     """Two lines of one SKU are one intent."""
     gate = open_gate(valkey_url)
-    verdicts = gate.admit(candidates(skus=("tea", "tea")), limits(sku=NEVER), {})
-    assert admitted(verdicts) == [True]
+    asked = limits(sku=RateLimit(rate=0.001, burst=2))
+    assert admitted(gate.admit(candidates(3, skus=("tea", "tea")), asked, {})) == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_quotas_say_what_is_left_and_when_all_is_back(valkey_url: str) -> None:
@@ -142,12 +157,12 @@ def test_quotas_say_what_is_left_and_when_all_is_back(valkey_url: str) -> None:
 def test_limits_leave_no_keys_behind(valkey_url: str) -> None:
     """A limit's key expires when its backlog has passed: idle users cost no memory."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
-    asked = limits(user=RateLimit(rate=10, burst=5), sku=RateLimit(rate=5, burst=5))
-    gate.admit(candidates(), asked, {"g-1": RateLimit(rate=10, burst=5)})
+    asked = limits(user=RateLimit(rate=3, burst=5), sku=RateLimit(rate=2, burst=5))
+    gate.admit(candidates(), asked, {"g-1": RateLimit(rate=3, burst=5)})
     stood = [key for key in client.keys("*") if client.pttl(key) != -1]
     assert len(stood) == 3
-    assert all(0 < client.pttl(key) <= 200 for key in stood)
-    time.sleep(0.25)
+    assert all(0 < client.pttl(key) <= 500 for key in stood)
+    time.sleep(0.55)
     assert {key for key in client.keys("*") if client.pttl(key) == -1} == set(client.keys("*"))
 
 
@@ -159,6 +174,23 @@ def test_a_limit_that_was_changed_binds_by_its_new_numbers(valkey_url: str) -> N
     refused = gate.admit(candidates(), faster, {})[0]
     assert not refused.admitted
     assert refused.retry_after_ms <= 50
+
+
+def test_a_limit_that_was_idle_has_its_burst_and_no_more(valkey_url: str) -> None:
+    """Unused time is not saved up, even if a key outlived its time."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    asked = {"g-1": RateLimit(rate=0.1, burst=3)}
+    gate.admit(candidates(), {}, asked)
+    client.set("{test}:gateway:g-1", server_time_us(client) - 3_600 * 1_000_000)
+    assert sum(admitted(gate.admit(candidates(10), {}, asked))) == 3
+
+
+def test_a_clock_set_back_keeps_nobody_out_for_longer_than_a_burst(valkey_url: str) -> None:
+    """A time from the future is worth a full backlog, not an hour's wait."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    asked = {"g-1": RateLimit(rate=10, burst=3)}
+    client.set("{test}:gateway:g-1", server_time_us(client) + 3_600 * 1_000_000)
+    assert gate.admit(candidates(), {}, asked)[0].retry_after_ms <= 100
 
 
 def test_users_of_two_gateways_or_campaigns_never_meet(valkey_url: str) -> None:
@@ -175,32 +207,33 @@ _hostile = st.text(alphabet=st.sampled_from(list("ab:{}%/ \x00\n\r*?[]\\\"'-1ูกร
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    triples=st.sets(st.tuples(_hostile, _hostile, _hostile), min_size=2, max_size=12),
-    number=st.integers(min_value=0),
-)
+@given(triples=st.sets(st.tuples(_hostile, _hostile, _hostile), min_size=2, max_size=12))
+@example(triples={("a", "bc", "d"), ("ab", "c", "d"), ("a", "b", "cd"), ("", "ab", "cd")})
+@example(triples={("1:a", "b", "c"), ("1", "a1:b", "c"), ("a1:b", "", "c"), ("a", "b1:c", "")})
 def test_no_two_names_share_a_limit(
-    valkey_of_module: str, triples: set[tuple[str, str, str]], number: int
+    valkey_of_module: str, triples: set[tuple[str, str, str]]
 ) -> None:
     """Whatever characters names hold, each (gateway, campaign, user) has a limit of its own."""
-    prefix = f"names-{number % 10**9}-{uuid7()}"
-    gate = open_gate(valkey_of_module, prefix)
+    gate = open_gate(valkey_of_module, f"names-{uuid7()}")
     asked = {campaign: CampaignLimits(user=NEVER, conversation=NEVER) for _, campaign, _ in triples}
     wanted = [
         Candidate(uuid7(), gateway, user, campaign, user, ()) for gateway, campaign, user in triples
     ]
-    assert all(admitted(gate.admit(wanted, asked, {})))
+    # One by one: within a call, two names of one key would still count apart.
+    assert all(gate.admit([one], asked, {})[0].admitted for one in wanted)
     assert not any(admitted(gate.admit(wanted, asked, {})))
 
 
 @settings(max_examples=60, deadline=None)
 @given(pairs=st.sets(st.tuples(_hostile, _hostile), min_size=2, max_size=12))
+@example(pairs={("a", "b:c"), ("a:b", "c"), ("1:a", "b"), ("1", "a:b"), ("", "1:a:b")})
 def test_no_two_skus_share_a_limit(valkey_of_module: str, pairs: set[tuple[str, str]]) -> None:
     """Whatever characters names hold, each (campaign, SKU) has a limit of its own."""
     gate = open_gate(valkey_of_module, f"skus-{uuid7()}")
     asked = {campaign: CampaignLimits(sku=NEVER) for campaign, _ in pairs}
     wanted = [Candidate(uuid7(), "g", "u", campaign, None, (sku,)) for campaign, sku in pairs]
-    assert all(admitted(gate.admit(wanted, asked, {})))
+    # One by one: within a call, two names of one key would still count apart.
+    assert all(gate.admit([one], asked, {})[0].admitted for one in wanted)
     assert not any(admitted(gate.admit(wanted, asked, {})))
 
 
@@ -330,15 +363,20 @@ def test_the_limits_are_those_of_the_standard(
         batch = [Candidate(uuid7(), "g-1", user, "c-1", talk, skus) for user, talk, skus in step]
         verdicts = gate.admit(batch, asked, by_gateway)
         expected = reference.admit([_wants(candidate, layers) for candidate in batch])
-        assert [v.limit for v in verdicts] == [limit for limit, _ in expected]
-        for verdict, (_, wait_s) in zip(verdicts, expected, strict=True):
-            # Real time passes as well, but far less than the steps of these limits.
-            assert wait_s - 100 <= verdict.retry_after_ms / 1_000 <= wait_s
+        for verdict, waits_us in zip(verdicts, expected, strict=True):
+            _assert_told(verdict, waits_us)
 
 
-def _wants(
-    candidate: Candidate, layers: dict[str, RateLimit]
-) -> tuple[tuple[str, tuple[str, ...], RateLimit], ...]:
+def _assert_told(verdict: Verdict, waits_us: dict[str, float]) -> None:
+    """Real time passes as well, but far less than a step of these limits: 500 seconds."""
+    assert verdict.admitted is (not waits_us)
+    if verdict.limit is not None:
+        longest_us = max(waits_us.values())
+        assert longest_us - 100e6 <= verdict.retry_after_ms * 1_000 <= longest_us
+        assert waits_us[verdict.limit] >= longest_us - 100e6
+
+
+def _wants(candidate: Candidate, layers: dict[str, RateLimit]) -> list[Want]:
     owners = {
         "user": [candidate.user_id],
         "conversation": [candidate.conversation_id] if candidate.conversation_id else [],
@@ -346,9 +384,9 @@ def _wants(
         "campaign": ["c-1"],
         "sku": list(candidate.skus),
     }
-    return tuple(
+    return [
         (layer, (layer, owner), layers[layer])
         for layer in LAYERS
         if layer in layers
         for owner in owners[layer]
-    )
+    ]

@@ -15,7 +15,7 @@ from gate_world import OwnValkey, admitted, candidates, open_gate
 from workers.contract.gate import Gate, GateUnreachable, RateLimit, open_client
 from workers.contract.ids import uuid7
 
-TIMEOUT_MS = 200
+TIMEOUT_MS = 300
 
 
 def _gate(url: str) -> Gate:
@@ -36,7 +36,8 @@ def _assert_unreachable_in_time(gate: Gate) -> None:
         started = time.monotonic()
         with pytest.raises(GateUnreachable, match="cannot be reached"):
             call()
-        assert time.monotonic() - started < 2 * TIMEOUT_MS / 1_000
+        # One timeout and what a busy machine adds; a single repetition would take two.
+        assert time.monotonic() - started < 1.9 * TIMEOUT_MS / 1_000
 
 
 def test_a_server_that_hangs_is_unreachable_within_the_timeout(own_valkey: OwnValkey) -> None:

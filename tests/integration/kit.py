@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from factories import GATEWAY, MASTER, add_campaign, open_gate
-
 from producer.answers import Posted
 from producer.intake import Intake
 from producer.limits import Limits
+from tests.factories import GATEWAY, MASTER, add_campaign, open_gate
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate
 from workers.contract.ids import uuid7
@@ -41,7 +41,7 @@ class World:
         self.told: list[IntentResource] = []
         self.gate = open_gate(valkey_url) if valkey_url else None
         self._open = ExitStack()
-        self.admin = self.connection(OWNER)
+        self.admin = connect(dsn, OWNER, Bounds(), name="test-admin")
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +53,7 @@ class World:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
+        self.admin.close()
 
     # Parts ---------------------------------------------------------------------------------------
 
@@ -151,6 +152,16 @@ class World:
             self.rows("SELECT coalesce(reason, 'committed'), count(*) FROM outcomes GROUP BY 1")
         )
 
+    def deadlocks(self) -> int:
+        """Deadlocks in this database so far. Ends all other sessions: they tell when they end."""
+        self._open.close()
+        others = (
+            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert comes_true(lambda: self.value(f"SELECT count(*) {others}") == 0)
+        query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        return int(self.value(query))
+
     def assert_clean(self, *, drained: bool = True) -> None:
         """The audit finds nothing."""
         report = audit.run(self.dsn, drained=drained)
@@ -223,3 +234,13 @@ def at_once(jobs: Sequence[Callable[[], Any]], timeout_s: float = 60) -> list[An
     if errors:
         raise errors[0]
     return results
+
+
+def comes_true(holds: Callable[[], bool], within_s: float = 10) -> bool:
+    """Whether it holds within the time, looked at often."""
+    until = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True

@@ -47,9 +47,14 @@ class PostgresProxy:
         return self.messages["E"] + self.messages["Q"]
 
     @property
-    def round_trips(self) -> int:
-        """How often a client asked for all replies so far: that is when it waits."""
-        return self.messages["S"] + self.messages["H"] + self.messages["Q"]
+    def syncs(self) -> int:
+        """How often a client ended a series of statements, and waited for all their replies."""
+        return self.messages["S"] + self.messages["Q"]
+
+    @property
+    def flushes(self) -> int:
+        """How often a client asked for early replies within a series; none if they had come."""
+        return self.messages["H"]
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.load import coupons, goods, job, plan, profile, report, wire
 from deploy.load.books import Books
 from deploy.load.drain import Patience
 from deploy.load.generator import Mode
 from deploy.load.plan import Plan
-from deploy.load.profile import Profile, Retry
+from deploy.load.profile import Issuance, Profile, Retry
 from deploy.load.run import Played, play
 from tests.integration.toy_api import Toy, serving
 
@@ -31,6 +32,15 @@ def toy() -> Iterator[Toy]:
 
 def _planned(count: int, duration_s: float, terms: Profile = _STEADY) -> Plan:
     return plan.orders(terms, _GOODS, [], count=count, duration_s=duration_s, seed=7)
+
+
+def _hasty(name: str) -> Profile:
+    """A profile whose coupons are asked for in no time."""
+    return replace(profile.load(name), issuance=Issuance(duration_s=0.1))
+
+
+def _without_repeats() -> Profile:
+    return replace(_STEADY, mix=replace(_STEADY.mix, repeated_keys=0.0))
 
 
 def _played(toy: Toy, planned: Plan, retry: Retry = _STEADY.retry, **how: Any) -> Played:
@@ -213,7 +223,7 @@ def test_a_server_that_is_away_leaves_intents_unsent_and_unpromised() -> None:
 def test_coupons_are_asked_for_and_their_codes_learned(toy: Toy) -> None:
     """Issuance goes through the API like an order; the code comes with the outcome."""
     users = [plan.user(n) for n in range(1, 101)]
-    terms = profile.load("qwen")
+    terms = _hasty("qwen")
     issued = coupons.ask(users, terms, _GOODS, wire.target(toy.url, "tg_toy"), seed=1)
     assert sorted(issued.coupons) == sorted((user, f"CODE{user}") for user in users)
     assert issued.played.books.faults().none
@@ -273,7 +283,7 @@ def test_a_job_is_shown_and_ends_with_its_verdict(toy: Toy) -> None:
 
     wish = job.Job(
         name="qwen",
-        profile=profile.load("qwen"),
+        profile=_hasty("qwen"),
         goods=_GOODS,
         to=wire.target(toy.url, "tg_toy"),
         scale=profile.Scale(200, 0.5),
@@ -286,12 +296,6 @@ def test_a_job_is_shown_and_ends_with_its_verdict(toy: Toy) -> None:
     assert shown[0] == "Asking for 50 coupons"
     assert shown[-1].startswith("intents = outcomes: yes")
     assert len(shown) == 2 * wish.steps
-
-
-def _without_repeats() -> Profile:
-    from msgspec.structs import replace
-
-    return replace(_STEADY, mix=replace(_STEADY.mix, repeated_keys=0.0))
 
 
 def test_books_are_the_same_object_that_was_watched(toy: Toy) -> None:

@@ -11,11 +11,26 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from workers.domain.intent import Intent
-from workers.domain.snapshot import Snapshot
+from workers.domain.snapshot import Campaign, Snapshot
 
-PRECEDENCE = """deadline_expired campaign_not_active unknown_sku coupon_unknown coupon_expired
-coupon_not_yet_valid coupon_already_redeemed coupon_not_applicable minimum_not_met price_changed
-user_limit_reached budget_exhausted merchant_unavailable sold_out""".split()
+Wanted = tuple[tuple[str, str], int]  # (campaign, sku), quantity
+
+PRECEDENCE = [
+    "deadline_expired",
+    "campaign_not_active",
+    "unknown_sku",
+    "coupon_unknown",
+    "coupon_expired",
+    "coupon_not_yet_valid",
+    "coupon_already_redeemed",
+    "coupon_not_applicable",
+    "minimum_not_met",
+    "price_changed",
+    "user_limit_reached",
+    "budget_exhausted",
+    "merchant_unavailable",
+    "sold_out",
+]
 
 
 class World:
@@ -105,13 +120,23 @@ class World:
             reasons.add("sold_out")
         if reasons:
             return min(reasons, key=PRECEDENCE.index)
-
         self.counters[key] = self.counters.get(key, 0) + 1
+        return self._take(intent, campaign, wanted, total, discount, now)
+
+    def _take(
+        self,
+        intent: Intent,
+        campaign: Campaign,
+        wanted: list[Wanted],
+        total: int,
+        discount: int,
+        now: datetime,
+    ) -> dict[str, Any]:
         confirmed = total == discount
         for item, n in wanted:
             self.stock[item]["available"] -= n
             self.stock[item]["sold" if confirmed else "reserved"] += n
-        if with_coupon:
+        if intent.body.coupon_id is not None:
             self.used.add(intent.body.coupon_id)
             if confirmed:
                 value = self.coupons[intent.body.coupon_id].value
@@ -127,7 +152,7 @@ class World:
         }
 
     def _redeem(
-        self, intent: Intent, campaign: Any, wanted: list[Any], total: int
+        self, intent: Intent, campaign: Campaign, wanted: list[Wanted], total: int
     ) -> tuple[set[str], int]:
         coupon = self.coupons.get(intent.body.coupon_id)
         if intent.body.coupon_forged or coupon is None or coupon.user_id != intent.user_id:

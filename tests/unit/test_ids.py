@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
@@ -22,11 +23,11 @@ def _made_at_ms(intent_id: UUID) -> int:
 def test_an_id_is_a_uuid_of_version_7_and_tells_its_time() -> None:
     """The layout of RFC 9562: 48 bits of Unix milliseconds, version 7, the RFC's variant."""
     before_ms = time.time_ns() // 1_000_000
-    made = uuid7_many(100)
+    maker = ids._Maker()
+    made = [maker.make() for _ in range(100)]
     after_ms = time.time_ns() // 1_000_000
     assert {(one.version, one.variant) for one in made} == {(7, RFC_4122)}
-    # Ids made before in the same process may have borrowed some milliseconds from the future.
-    assert all(before_ms <= _made_at_ms(one) <= after_ms + 100 for one in made)
+    assert all(before_ms <= _made_at_ms(one) <= after_ms for one in made)
 
 
 def test_ids_of_one_process_rise_strictly() -> None:
@@ -55,10 +56,11 @@ def test_threads_make_no_id_twice() -> None:
 
 def test_a_clock_set_back_does_not_set_ids_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Order within a process outweighs the clock's word."""
-    first = uuid7()
+    maker = ids._Maker()
+    first = maker.make()
     an_hour_ago = time.time_ns() - 3_600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: an_hour_ago)
-    made = uuid7_many(10_000)
+    made = [maker.make() for _ in range(10_000)]
     assert first < made[0]
     assert made == sorted(made)
     assert _made_at_ms(made[-1]) - _made_at_ms(first) <= 4
@@ -68,14 +70,31 @@ def test_two_processes_that_make_ids_in_one_millisecond_do_not_meet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """62 random bits keep apart what clock and counter do not."""
-    monkeypatch.setattr(ids, "_last_ms", 0)
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now)
-    one = uuid7_many(1_000)
-    monkeypatch.setattr(ids, "_last_ms", 0)
-    other = uuid7_many(1_000)
-    assert [a.int >> 64 for a in one] == [b.int >> 64 for b in other]
-    assert not set(one) & set(other)
+    one, other = ids._Maker(), ids._Maker()
+    made = [(one.make(), other.make()) for _ in range(1_000)]
+    assert all(mine.int >> 64 == theirs.int >> 64 for mine, theirs in made)
+    assert not {mine for mine, _ in made} & {theirs for _, theirs in made}
+
+
+def test_a_forked_child_makes_ids_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefork children start as copies: same clock, same counter, but not the same noise."""
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    uuid7()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"".join(one.bytes for one in uuid7_many(100)))
+        os._exit(0)
+    own = {one.bytes for one in uuid7_many(100)}
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        theirs = pipe.read()
+    assert len(theirs) == 1_600
+    assert not own & {theirs[at : at + 16] for at in range(0, 1_600, 16)}
 
 
 def test_no_ids_are_made_for_nothing() -> None:

@@ -61,14 +61,18 @@ def test_a_pipe_gets_plain_lines_without_control_codes(monkeypatch: pytest.Monke
         assert figure in text
 
 
-def test_a_pipe_gets_one_line_a_second() -> None:
+def test_a_pipe_gets_one_line_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often a frame is drawn."""
+    clock = [0.0]
+    monkeypatch.setattr(display, "monotonic", lambda: clock[0])
     out = io.StringIO()
     screen = PlainScreen(out, 1)
     screen.begin("Replay")
+    frame = _frame()
     for _ in range(100):
-        screen.show(_frame())
-    assert out.getvalue().count("\n") == 1
+        clock[0] += 0.031
+        screen.show(frame)
+    assert out.getvalue().count("\n") == 1 + 3
 
 
 def test_a_terminal_that_cannot_move_its_cursor_is_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,9 +66,10 @@ class Verdict(Struct, frozen=True, gc=False):
     """The gate's answer to one candidate.
 
     `limit` names the binding layer (one of `LAYERS`) of a refusal: the one that keeps the candidate
-    waiting longest. `retry_after_ms` is when it will have room, without jitter. `reconciled` is
-    false while the gate rebuilds its memory and admits only the unreconciled rate; it then says
-    so under the limit `in_flight`. `in_flight` is the number after the whole call.
+    waiting longest. `retry_after_ms` is when it will have room, without jitter; for `in_flight` it
+    is a guess. `reconciled` is false while the gate rebuilds its memory and admits only the
+    unreconciled rate; who is beyond that is refused as `in_flight`. `in_flight` is the number after
+    the whole call. Quotas are as after the whole call; None where no limit is.
     """
 
     admitted: bool

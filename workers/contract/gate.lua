@@ -86,7 +86,7 @@ ONE CALL: a candidate with the limits of a user (1 a second, burst 5) and a gate
 --]==]
 
 local VERSION = 1
-local CANDIDATES_MAX = 1000    -- Bounds how long one call holds the server: below 10 ms.
+local CANDIDATES_MAX = 1000    -- Bounds how long one call holds the server: about 10 ms.
 local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values; smaller is as fast.
 local ID_BYTES = 16
 local LAYER_IN_FLIGHT = 6

@@ -29,9 +29,13 @@ from workers.contract.admission import (
     Verdict,
 )
 
-IN_FLIGHT_RETRY_AFTER_MS: Final = 1_000  # A guess: only who knows the service rate knows better.
+# When there is room in flight again, only who knows the service rate can say: this is a guess. It
+# also caps the wait for the unreconciled rate: a reconciliation takes seconds at most.
+IN_FLIGHT_RETRY_AFTER_MS: Final = 1_000
 
-_USER, _CONVERSATION, _GATEWAY, _CAMPAIGN, _SKU = range(1, 6)  # Places in LAYERS, from 1.
+_USER, _CONVERSATION, _GATEWAY, _CAMPAIGN, _SKU, _IN_FLIGHT = range(
+    1, 7
+)  # Places in LAYERS, from 1.
 _NO_LIMIT = 0
 
 
@@ -235,13 +239,16 @@ def join_ids(ids: Sequence[UUID]) -> bytes:
 def _refusals(reply: _Reply) -> dict[int, tuple[str, int]]:
     flat = iter(reply.refusals)
     return {
-        candidate - 1: (LAYERS[layer - 1], _retry_after_ms(wait_us))
+        candidate - 1: (LAYERS[layer - 1], _retry_after_ms(layer, wait_us))
         for candidate, layer, wait_us in zip(flat, flat, flat, strict=True)
     }
 
 
-def _retry_after_ms(wait_us: int) -> int:
-    return math.ceil(wait_us / 1000) if wait_us > 0 else IN_FLIGHT_RETRY_AFTER_MS
+def _retry_after_ms(layer: int, wait_us: int) -> int:
+    wait_ms = math.ceil(wait_us / 1000)
+    if layer != _IN_FLIGHT:
+        return wait_ms
+    return min(wait_ms or IN_FLIGHT_RETRY_AFTER_MS, IN_FLIGHT_RETRY_AFTER_MS)
 
 
 def _quota(

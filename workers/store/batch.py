@@ -193,24 +193,35 @@ def apply_and_commit(
     Raises what the constraints say: the last word on stock, coupons, limits and budgets is theirs.
     """
     with connection.pipeline():
-
-        def tell(name: str, **parameters: object) -> None:
-            connection.execute(_SQL[name], parameters)
-
-        _write_sales(tell, batch_id, outcomes, decided_at)
-        _write_coupons(tell, outcomes, decided_at)
-        write_movements(connection, batch_id, moved)
-        ids = [outcome.intent.intent_id for outcome in outcomes]
-        tell(
-            "outcomes_insert",
-            intent_ids=ids,
-            reasons=[outcome.refusal and outcome.refusal.value for outcome in outcomes],
-            decided_at=decided_at,
-        )
-        tell("open_intents_close", intent_ids=ids)
-        tell("claim_forget", batch_ids=[batch_id])
+        apply(connection, batch_id, outcomes, moved, decided_at)
         before_commit()
         connection.execute("COMMIT")
+
+
+def apply(
+    connection: Connection,
+    batch_id: UUID,
+    outcomes: Sequence[Outcome],
+    moved: Movements,
+    decided_at: datetime,
+) -> None:
+    """Write the outcomes of a batch; to be called within a pipeline, and committed after it."""
+
+    def tell(name: str, **parameters: object) -> None:
+        connection.execute(_SQL[name], parameters)
+
+    _write_sales(tell, batch_id, outcomes, decided_at)
+    _write_coupons(tell, outcomes, decided_at)
+    write_movements(connection, batch_id, moved)
+    ids = [outcome.intent.intent_id for outcome in outcomes]
+    tell(
+        "outcomes_insert",
+        intent_ids=ids,
+        reasons=[outcome.refusal and outcome.refusal.value for outcome in outcomes],
+        decided_at=decided_at,
+    )
+    tell("open_intents_close", intent_ids=ids)
+    tell("claim_forget", batch_ids=[batch_id])
 
 
 def _write_sales(

@@ -1,0 +1,346 @@
+"""The operations of the API, as they are documented: one entry for each route and method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from producer.http import decoding, examples, render
+from producer.http.problems import Code
+from workers.domain.intent import IssuanceIntent, OrderIntent
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+TEXT: Final = "text/plain"
+
+
+class Field(NamedTuple):
+    """A parameter: of the path, the query or the header."""
+
+    name: str
+    place: str
+    description: str
+    schema: dict[str, Any]
+    required: bool = False
+
+
+class Answer(NamedTuple):
+    """A good answer. `example` is its body, as JSON or as text."""
+
+    status: int
+    description: str
+    media_type: str
+    schema: type | dict[str, Any]
+    example: Any
+    headers: tuple[str, ...] = ()
+
+
+class Operation(NamedTuple):
+    """One method of one path. `body` gives the shape and an example for each media type."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    scope: str | None
+    answers: Sequence[Answer]
+    problems: Sequence[Code] = ()
+    fields: Sequence[Field] = ()
+    body: dict[str, tuple[type | dict[str, Any], Any]] | None = None
+    body_required: bool = True
+
+
+_ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
+_KEY: Final = Field(
+    "Idempotency-Key",
+    "header",
+    "One key for one intent, the same when asking again. Bare, or quoted as a structured-field"
+    " string. Scoped to gateway, user and kind; bound by acceptance only.",
+    {"type": "string", "minLength": 1},
+    required=True,
+)
+_PREFER: Final = Field(
+    "Prefer",
+    "header",
+    "`wait=N`: answer with the outcome if it comes within N seconds (at most 30).",
+    {"type": "string", "examples": ["wait=10"]},
+)
+_TRACEPARENT: Final = Field(
+    "traceparent", "header", "W3C trace context; its id is told in problems.", {"type": "string"}
+)
+_LANGUAGE: Final = Field(
+    "Accept-Language",
+    "header",
+    "The language of `message` where the intent names no locale: zh-CN, en or el.",
+    {"type": "string"},
+)
+_INTENT_ID: Final = Field("intent_id", "path", "The intent's id.", _ID_SCHEMA, required=True)
+_ORDER_ID: Final = Field(
+    "order_id", "path", "The order's id, which is its intent's.", _ID_SCHEMA, required=True
+)
+_POSTING: Final = (_KEY, _PREFER, _TRACEPARENT, _LANGUAGE)
+_READING: Final = (_TRACEPARENT, _LANGUAGE)
+
+_UNREAD: Final = (Code.MALFORMED_BODY, Code.INVALID_FIELD, Code.INVALID_PARAMETER)
+_KEYED: Final = (*_UNREAD, Code.IDEMPOTENCY_KEY_MISSING, Code.IDEMPOTENCY_KEY_INVALID)
+_BODIED: Final = (Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE)
+_WHO: Final = (Code.UNAUTHENTICATED, Code.SCOPE_MISSING)
+_READ: Final = (*_WHO, Code.INVALID_PARAMETER, Code.READING_UNAVAILABLE)
+_POSTED: Final = (
+    *_KEYED,
+    *_BODIED,
+    *_WHO,
+    Code.IDEMPOTENCY_CONFLICT,
+    Code.QUOTA_EXCEEDED,
+    Code.REDUCED_CAPACITY,
+    Code.INTAKE_FULL,
+    Code.DEPENDENCY_UNAVAILABLE,
+    Code.OUTCOME_UNKNOWN,
+    Code.READING_UNAVAILABLE,
+)
+_CHANGED: Final = (
+    *_UNREAD,
+    *_WHO,
+    Code.NOT_FOUND,
+    Code.BODY_TOO_LARGE,
+    Code.READING_UNAVAILABLE,
+    Code.CHANGE_UNCONFIRMED,
+)
+
+_ACCEPTED: Final = Answer(
+    202,
+    "Accepted: journalled, and sure of one outcome. Or a replay that has none yet"
+    " (`Idempotent-Replayed: true`): then the intent as well.",
+    JSON,
+    render.Receipt,
+    examples.RECEIPT,
+    ("Location", "Idempotent-Replayed", "Preference-Applied"),
+)
+
+
+def _decided(example: dict[str, Any], description: str) -> Answer:
+    headers = ("Idempotent-Replayed", "Preference-Applied")
+    return Answer(200, description, JSON, render.IntentView, example, headers)
+
+
+_RESULT: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "What the call alone would have answered, with its `status_code`.",
+    "properties": {
+        "status_code": {"type": "integer"},
+        "idempotent_replayed": {"const": True},
+    },
+    "required": ["status_code"],
+}
+
+OPERATIONS: Final[Sequence[Operation]] = (
+    Operation(
+        "postIntent",
+        "post",
+        "/v1/intents",
+        "Post a purchase intent",
+        "intents:write",
+        (_ACCEPTED, _decided(examples.COMMITTED, "The outcome: waited for, or of a known key.")),
+        _POSTED,
+        _POSTING,
+        {JSON: (OrderIntent, examples.ORDER_INTENT)},
+    ),
+    Operation(
+        "findIntent",
+        "get",
+        "/v1/intents",
+        "Ask what a key is bound to",
+        "intents:read",
+        (Answer(200, "The intent.", JSON, render.IntentView, examples.COMMITTED),),
+        (*_READ, Code.NOT_FOUND),
+        (
+            Field("user_id", "query", "The intent's user.", {"type": "string"}, required=True),
+            Field("idempotency_key", "query", "Its key, bare.", {"type": "string"}, required=True),
+            Field("kind", "query", "What it wishes for.", {"enum": ["order", "issuance"]}),
+            *_READING,
+        ),
+    ),
+    Operation(
+        "postIntents",
+        "post",
+        "/v1/intents/batch",
+        "Post up to 500 purchase intents, each with its own key and its own answer",
+        "intents:write",
+        (
+            Answer(
+                200,
+                "One result each, in order; as an array or as NDJSON, like the batch itself.",
+                JSON,
+                {"type": "array", "items": _RESULT},
+                [{"status_code": 202, **examples.RECEIPT}],
+            ),
+        ),
+        (*_UNREAD, *_BODIED, *_WHO, Code.READING_UNAVAILABLE),
+        _READING,
+        {
+            JSON: ({"type": "array", "maxItems": 500, "minItems": 1}, [examples.KEYED_INTENT]),
+            NDJSON: (decoding.KeyedOrderIntent, examples.KEYED_INTENT),
+        },
+    ),
+    Operation(
+        "getIntent",
+        "get",
+        "/v1/intents/{intent_id}",
+        "Ask what became of an intent",
+        "intents:read",
+        (Answer(200, "The intent.", JSON, render.IntentView, examples.REFUSED),),
+        (*_READ, Code.NOT_FOUND),
+        (_INTENT_ID, *_READING),
+    ),
+    Operation(
+        "getIntentEvents",
+        "get",
+        "/v1/intents/{intent_id}/events",
+        "Be told the outcome of an intent as it happens",
+        "intents:read",
+        (
+            Answer(
+                200,
+                "Server-sent events: `accepted` (id 1) and `outcome` (id 2), each with the intent;"
+                " the stream ends after the outcome.",
+                "text/event-stream",
+                {"type": "string"},
+                examples.EVENTS,
+            ),
+        ),
+        (*_READ, Code.NOT_FOUND, Code.REDUCED_CAPACITY),
+        (
+            _INTENT_ID,
+            Field("Last-Event-ID", "header", "The last event heard.", {"type": "string"}),
+            *_READING,
+        ),
+    ),
+    Operation(
+        "postCoupon",
+        "post",
+        "/v1/coupons",
+        "Post a wish for a coupon",
+        "coupons:write",
+        (_ACCEPTED, _decided(examples.ISSUED, "The outcome: waited for, or of a known key.")),
+        _POSTED,
+        _POSTING,
+        {JSON: (IssuanceIntent, examples.ISSUANCE_INTENT)},
+    ),
+    Operation(
+        "getCoupons",
+        "get",
+        "/v1/users/{user_id}/coupons",
+        "List a user's coupons, whoever issued them",
+        "coupons:read",
+        (
+            Answer(
+                200,
+                "The coupons, the newest first.",
+                JSON,
+                render.UserCouponsView,
+                examples.USER_COUPONS,
+            ),
+        ),
+        (*_READ, Code.NOT_FOUND),
+        (
+            Field("user_id", "path", "The user.", {"type": "string"}, required=True),
+            *_READING,
+        ),
+    ),
+    Operation(
+        "postPayment",
+        "post",
+        "/v1/orders/{order_id}/payment",
+        "Report that an order was paid. Repeating a reference repeats its answer",
+        "orders:write",
+        (
+            Answer(
+                200, "Paid: the intent with its order.", JSON, render.IntentView, examples.COMMITTED
+            ),
+        ),
+        (
+            *_CHANGED,
+            Code.UNSUPPORTED_MEDIA_TYPE,
+            Code.AMOUNT_WRONG,
+            Code.PAYMENT_TOO_LATE,
+            Code.RECORDED_FOR_REFUND,
+        ),
+        (_ORDER_ID, *_READING),
+        {JSON: (decoding.Payment, {"payment_reference": "pay-77", "amount": 1800})},
+    ),
+    Operation(
+        "postCancel",
+        "post",
+        "/v1/orders/{order_id}/cancel",
+        "Cancel an order: stock, coupon and budget are returned, once",
+        "orders:write",
+        (Answer(200, "Cancelled: the intent.", JSON, render.IntentView, examples.CANCELLED),),
+        (*_CHANGED, Code.NOT_CANCELLABLE),
+        (_ORDER_ID, *_READING),
+        {JSON: (decoding.Cancel, {})},
+        body_required=False,
+    ),
+    Operation(
+        "getLivez",
+        "get",
+        "/livez",
+        "Ask whether the process runs",
+        None,
+        (Answer(200, "It does.", TEXT, {"type": "string"}, "ok\n"),),
+    ),
+    Operation(
+        "getReadyz",
+        "get",
+        "/readyz",
+        "Ask whether the process takes calls; it does when overloaded, too",
+        None,
+        (
+            Answer(200, "It does.", TEXT, {"type": "string"}, "ok\n"),
+            Answer(503, "It drains.", TEXT, {"type": "string"}, "draining\n"),
+        ),
+        (Code.INVALID_PARAMETER,),
+        (Field("verbose", "query", "List the dependencies.", {"type": "string"}),),
+    ),
+    Operation(
+        "getMetrics",
+        "get",
+        "/metrics",
+        "Read this process's series, for Prometheus",
+        None,
+        (
+            Answer(
+                200,
+                "The series.",
+                TEXT,
+                {"type": "string"},
+                'tidegate_intents_answered_total{answer="accepted"} 1024.0\n',
+            ),
+        ),
+    ),
+    Operation(
+        "getOpenapi",
+        "get",
+        "/openapi.json",
+        "Read this description",
+        None,
+        (Answer(200, "OpenAPI 3.1.", JSON, {"type": "object"}, {"openapi": "3.1.1"}),),
+    ),
+    Operation(
+        "getProblem",
+        "get",
+        "/problems/{code}",
+        "Read what a problem's `type` means, and what mends it",
+        None,
+        (
+            Answer(
+                200,
+                "What it means.",
+                JSON,
+                {"type": "object"},
+                {"code": "idempotency_conflict", "status": 422, "what_to_do": "Use a new key …"},
+            ),
+        ),
+        (Code.NOT_FOUND,),
+        (Field("code", "path", "The problem's code.", {"type": "string"}, required=True),),
+    ),
+)

@@ -1,0 +1,67 @@
+"""The estimate of waits: measured where there is a measure, honest where there is silence."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from producer.sojourn import FALLBACK_MS, Sojourn
+from workers.contract.ids import uuid7, uuid7_floor
+
+
+def made_ago(milliseconds: int) -> bytes:
+    """An id of an intent accepted that long ago."""
+    return uuid7_floor(datetime.now(UTC) - timedelta(milliseconds=milliseconds)).bytes
+
+
+def test_before_any_measure_the_fallback_is_told() -> None:
+    """A fresh process knows nothing, and says something plausible."""
+    assert Sojourn().wait_ms() == FALLBACK_MS
+
+
+def test_the_first_announcement_replaces_the_fallback() -> None:
+    """What was measured once is better than what was guessed."""
+    sojourn = Sojourn()
+    sojourn.heard([made_ago(2_000)])
+    assert 2_000 <= sojourn.wait_ms() < 2_200
+
+
+def test_the_estimate_follows_the_announcements() -> None:
+    """After a dozen samples the old world is forgotten."""
+    sojourn = Sojourn()
+    sojourn.heard([made_ago(10_000)])
+    for _ in range(20):
+        sojourn.heard([made_ago(100), made_ago(100)])
+    assert 100 <= sojourn.wait_ms() < 400
+
+
+def test_silence_after_an_acceptance_makes_the_estimate_grow() -> None:
+    """Dead workers announce nothing: who was accepted has waited this long at least."""
+    sojourn = Sojourn()
+    sojourn.heard([uuid7().bytes])
+    assert sojourn.wait_ms() < 50
+    sojourn.accepted()
+    time.sleep(0.1)
+    assert sojourn.wait_ms() >= 100
+    sojourn.heard([uuid7().bytes])
+    assert sojourn.wait_ms() < 50
+
+
+def test_silence_without_acceptances_is_no_sign() -> None:
+    """At night nothing is announced because nothing is wished for."""
+    sojourn = Sojourn()
+    sojourn.heard([made_ago(200)])
+    time.sleep(0.1)
+    assert sojourn.wait_ms() < 400
+
+
+def test_a_clock_that_runs_ahead_makes_no_negative_wait() -> None:
+    """Ids of another machine may seem to come from the future."""
+    sojourn = Sojourn()
+    sojourn.heard([made_ago(-60_000)])
+    assert sojourn.wait_ms() == 0
+
+
+def test_polling_is_neither_frantic_nor_forgotten() -> None:
+    """The first poll is when the outcome is likely, within bounds."""
+    assert [Sojourn.poll_ms(wait) for wait in (0, 300, 600_000)] == [100, 300, 5_000]
