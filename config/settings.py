@@ -69,7 +69,7 @@ class Valkey(Struct, frozen=True, forbid_unknown_fields=True):
     # One gate call. Past it the gate counts as absent and the intake answers without it.
     timeout_ms: Milliseconds = 1_000
     # Several deployments may share one server; every key of ours begins with this.
-    key_prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "tidegate:"
+    key_prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "tidegate"
 
 
 class Broker(Struct, frozen=True, forbid_unknown_fields=True):

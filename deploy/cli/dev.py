@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from deploy.cli.target import load_settings
 if TYPE_CHECKING:
     from deploy.embedded.cluster import Cluster
 
+_GLANCE_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -83,19 +83,20 @@ class _Stop:
 
     def __init__(self, hasten: Callable[[], None]) -> None:
         self._hasten = hasten
-        self._asked = threading.Event()
+        self._asked = False
         self._serving = False
 
     def wait(self) -> None:
         """Serve until a signal comes."""
         self._serving = True
-        self._asked.wait()
+        while not self._asked:  # no lock, which the handler might find taken by its own thread
+            time.sleep(_GLANCE_S)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._asked.is_set():
+        if self._asked:
             self._hasten()
             return
-        self._asked.set()
+        self._asked = True
         if not self._serving:
             raise KeyboardInterrupt
 
@@ -114,22 +115,21 @@ def _stop_signals(hasten: Callable[[], None]) -> Iterator[_Stop]:
 def _banner(cluster: Cluster, campaign: Path, temporary: bool, took_s: float) -> str:
     where = cluster.endpoints()
     kept = "temporary, removed at the end" if temporary else "kept"
+    api = [f"  API         {where.api}", f"  key         {where.api_key}"] if where.api else []
+    curl = ["", *_first_intent(where.api, where.api_key, campaign)] if where.api else []
     lines = [
         f"Tidegate runs (up in {took_s:.1f} s). For development: one machine, one database owner.",
         "",
+        *api,
         f"  PostgreSQL  {where.postgres}",
         f"  Valkey      {where.valkey}",
-        f"  data        {cluster.data}   ({kept}; logs/, endpoints.json)",
         *(f"  metrics     {name}: {url}" for name, url in where.metrics.items()),
+        f"  data        {cluster.data}   ({kept}; logs/, endpoints.json)",
+        *curl,
+        "",
+        "Ctrl-C drains and stops.",
     ]
-    if where.api:
-        lines += [
-            f"  API         {where.api}   (/v1/status, /openapi.json)",
-            f"  key         {where.api_key}",
-            "",
-            *_first_intent(where.api, where.api_key, campaign),
-        ]
-    return "\n".join([*lines, "", "Ctrl-C drains and stops."])
+    return "\n".join(lines)
 
 
 def _first_intent(api: str, api_key: str, campaign: Path) -> list[str]:

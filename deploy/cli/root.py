@@ -20,7 +20,9 @@ from deploy.cli.target import Invocation
 
 # name: (module:attribute, what it does). One line a command; the module is imported when used.
 COMMANDS = {
+    "demo": ("deploy.cli.demo:demo", "Replay the Qwen campaign on this machine, and audit it."),
     "dev": ("deploy.cli.dev:dev", "Start everything on this machine, for development."),
+    "load": ("deploy.cli.load:load", "Send a profile's load, and check that its answers add up."),
     "api": ("deploy.cli.processes:api", "Serve the HTTP API."),
     "worker": ("deploy.cli.processes:worker", "Decide intents, batch by batch."),
     "redispatcher": (
@@ -29,6 +31,13 @@ COMMANDS = {
     ),
     "migrate": ("deploy.cli.migrate:migrate", "Bring the database to this version's schema."),
     "doctor": ("deploy.cli.doctor:doctor", "Check every dependency and setting."),
+    "audit": ("deploy.cli.audit:audit", "Prove the promises from the tables alone."),
+    "intent": ("deploy.cli.intent:intent", "Tell the whole story of one intent."),
+    "quarantine": (
+        "deploy.cli.quarantine:quarantine",
+        "Intents that could not be processed: list, show, retry.",
+    ),
+    "prune": ("deploy.cli.prune:prune", "Remove journal, outcomes and keys past their retention."),
     "config": ("deploy.cli.config:config", "Show the effective settings."),
 }
 

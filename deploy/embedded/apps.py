@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import deploy
 from config.settings import Settings, to_environ
@@ -20,6 +21,7 @@ _ROOT = Path(deploy.__file__).resolve().parents[1]
 _CLOSING_S = 15.0
 _WORKER_STOP_S = 30.0  # a warm shutdown finishes the batch in hand
 _LOOP_STOP_S = 10.0
+_LOOK_TIMEOUT_S = 1.0
 # Under which role the forks of a process are listed.
 _FORKS = {"api": "api-child", "worker": "worker-child"}
 
@@ -107,11 +109,17 @@ def _at_once() -> bool:
 
 
 def _answers(url: str) -> Callable[[], bool]:
+    # Not urlopen: it would ask a proxy that the environment names.
+    parts = urlsplit(url)
+
     def answers() -> bool:
+        asked = HTTPConnection(parts.hostname or "", parts.port, timeout=_LOOK_TIMEOUT_S)
         try:
-            with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own API
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.HTTPError):
+            asked.request("GET", parts.path)
+            return asked.getresponse().status == HTTPStatus.OK
+        except (OSError, HTTPException):
             return False
+        finally:
+            asked.close()
 
     return answers

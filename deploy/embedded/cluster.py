@@ -98,7 +98,7 @@ class Cluster:
             if not self._servers_only:
                 self._start_apps(self._folder, campaign)
             self._up = True
-            self._write_endpoints(self._supervisor.processes())
+            self._write_endpoints()
         except BaseException:
             self.hasten()
             self.stop()
@@ -155,7 +155,14 @@ class Cluster:
 
     def endpoints(self) -> Endpoints:
         """Return what `endpoints.json` says now."""
-        return self._endpoints(self._supervisor.processes())
+        return Endpoints(
+            api="" if self._servers_only else self.api_url,
+            metrics=self._metrics,
+            postgres=self.dsn,
+            valkey=self.valkey_url,
+            api_key=self.api_key,
+            processes=self._supervisor.processes(),
+        )
 
     def __enter__(self) -> Self:
         """Start."""
@@ -196,17 +203,7 @@ class Cluster:
         self._metrics = laid_out.metrics
         self._supervisor.start(laid_out.children)
 
-    def _endpoints(self, processes: Processes) -> Endpoints:
-        return Endpoints(
-            api="" if self._servers_only else self.api_url,
-            metrics=self._metrics,
-            postgres=self.dsn,
-            valkey=self.valkey_url,
-            api_key=self.api_key,
-            processes=processes,
-        )
-
-    def _write_endpoints(self, processes: Processes) -> None:
+    def _write_endpoints(self, _: Processes | None = None) -> None:
         with self._write_lock:
             if self._up:  # who waits for the file may then use what it names
-                self._endpoints(processes).write(self.data)
+                self.endpoints().write(self.data)

@@ -190,8 +190,6 @@ class _Wallet:
         return self._someone(), f"FREE-TEA-{self._random.randrange(10_000)}"
 
     def _someone(self) -> str:
-        if self._all:
-            return self._random.choice(self._all)[0]
         return user(1 + self._random.randrange(self._people.users))
 
 

@@ -11,8 +11,9 @@ import json
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -109,18 +110,87 @@ class Driver:
             assert status in (0, 500, 503), f"{status}: {answer}"
             time.sleep(ASK_AGAIN_S)
 
-    def _post(self, key: str, body: str) -> tuple[int, dict]:
-        connection = http.client.HTTPConnection(self._netloc, timeout=15)
-        try:
-            connection.request(
-                "POST", "/v1/intents", body, {**self._headers, "Idempotency-Key": key}
-            )
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError):
-            return 0, {}
-        finally:
-            connection.close()
+    def _post(self, key: str, body: str) -> tuple[int, Any]:
+        headers = {**self._headers, "Idempotency-Key": key}
+        return post(self._netloc, "/v1/intents", body, headers)
+
+
+class Crowd:
+    """So many buyers of one unit each of one SKU, posted in batches of 100 by eight threads."""
+
+    SIZE = 100
+
+    def __init__(self, api_url: str, api_key: str, *, sku: str, buyers: int) -> None:
+        self.history = History()
+        self._netloc = urlsplit(api_url).netloc
+        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        self._sku = sku
+        self._waiting = deque(range(buyers))
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(8)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def join(self, timeout_s: float = 90.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        assert not any(thread.is_alive() for thread in self._threads), "buyers are still waiting"
+
+    def wait_for_receipts(self, count: int, timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        goal = min(len(self.history.receipts) + count, 9_900)
+        while len(self.history.receipts) < goal:
+            assert time.monotonic() < deadline, f"no progress: {self.history.answers}"
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        while True:
+            with self.history.lock:
+                mine = [self._waiting.popleft() for _ in range(min(self.SIZE, len(self._waiting)))]
+            if not mine:
+                return
+            while mine:
+                mine = self._ask(mine)
+
+    def _ask(self, buyers: list[int]) -> list[int]:
+        """Post these buyers' intents; return those without a definite answer."""
+        body = json.dumps([self._intent(buyer) for buyer in buyers])
+        status, answers = post(self._netloc, "/v1/intents/batch", body, self._headers)
+        if status != 200:
+            time.sleep(ASK_AGAIN_S)
+            return buyers
+        again = []
+        for buyer, answer in zip(buyers, answers, strict=True):
+            if answer["status_code"] in (200, 202):
+                self.history.promised(f"buyer-{buyer}", answer["intent_id"])
+            else:
+                assert answer["status_code"] == 503, answer
+                again.append(buyer)
+        return again
+
+    def _intent(self, buyer: int) -> dict[str, Any]:
+        return {
+            "idempotency_key": f"buyer-{buyer}",
+            "user_id": f"u-{buyer}",
+            "campaign_id": "busy",
+            "lines": [{"sku": self._sku, "quantity": 1}],
+            "ttl_ms": 600_000,
+        }
+
+
+def post(netloc: str, path: str, body: str, headers: dict[str, str]) -> tuple[int, Any]:
+    """Post once, on a connection of its own; status 0 is an answer that never came."""
+    connection = http.client.HTTPConnection(netloc, timeout=15)
+    try:
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0, {}
+    finally:
+        connection.close()
 
 
 def wait_until_drained(dsn: str, timeout_s: float = 60.0) -> float:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 
 from config.failpoints import NAMES
 from deploy.embedded.cluster import Cluster
-from tests.acceptance.driver import Driver, verify, wait_until_drained
+from tests.acceptance.driver import Crowd, Driver, verify, wait_until_drained
 
 CAMPAIGN = Path(__file__).with_name("busy.toml")
 SKUS = ["hot", "warm", "rare"]
@@ -82,5 +83,23 @@ def test_a_process_that_dies_at(name: str, tmp_path: Path) -> None:
         verify(driver.history, cluster.dsn)
 
 
-def test_ten_thousand_buyers_of_a_hundred_units_buy_exactly_a_hundred(cluster: Cluster) -> None:
-    """With workers and API processes killed in the middle."""
+def test_ten_thousand_buyers_of_a_hundred_units_buy_exactly_a_hundred() -> None:
+    """With every worker and every API process killed in the middle: not 101, and not 99."""
+    with Cluster(workers=2, campaign=CAMPAIGN) as cluster:
+        crowd = Crowd(cluster.api_url, cluster.api_key, sku="rare", buyers=10_000)
+        crowd.start()
+        for role in (("worker", "worker-child"), ("api",), ("worker-child",)):
+            crowd.wait_for_receipts(2_000)
+            kill(cluster, *role)
+        crowd.join()
+        wait_until_drained(cluster.dsn)
+        verify(crowd.history, cluster.dsn)
+        assert len(crowd.history.receipts) == 10_000
+        with psycopg.connect(cluster.dsn) as connection:
+            stock = "SELECT available, reserved, sold FROM audit.stock WHERE sku = 'rare'"
+            assert connection.execute(stock).fetchone() == (0, 0, 100)
+            told = "SELECT status, reason, count(*) FROM audit.intents GROUP BY 1, 2 ORDER BY 1"
+            assert connection.execute(told).fetchall() == [
+                ("committed", None, 100),
+                ("refused", "sold_out", 9_900),
+            ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -162,6 +163,25 @@ class World:
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         return int(self.value(query))
 
+    def age(self, intent_ids: Sequence[UUID], ms: int) -> None:
+        """Let intents have been accepted so much earlier."""
+        with self.admin.transaction():
+            self.admin.execute("SET LOCAL session_replication_role = replica")  # no triggers
+            for table in ("intents", "open_intents"):
+                self.admin.execute(
+                    f"UPDATE {table} SET accepted_at = accepted_at - %s * interval '1 ms'"
+                    " WHERE intent_id = ANY(%s)",
+                    (ms, list(intent_ids)),
+                )
+
+    def end_pauses(self) -> None:
+        """Let what is kept back be claimed again."""
+        self.admin.execute("UPDATE open_intents SET retry_after = now() WHERE retry_after > now()")
+
+    def open_count(self) -> int:
+        """How many intents have no outcome yet."""
+        return int(self.value("SELECT count(*) FROM open_intents"))
+
     def assert_clean(self, *, drained: bool = True) -> None:
         """The audit finds nothing."""
         report = audit.run(self.dsn, drained=drained)
@@ -244,3 +264,15 @@ def comes_true(holds: Callable[[], bool], within_s: float = 10) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def in_child(work: Callable[[], object]) -> int | None:
+    """Run work in a forked process; return its exit code, negative where a signal ended it."""
+    child = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    child.start()
+    child.join(30)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+        raise AssertionError("the child hangs")
+    return child.exitcode

@@ -13,6 +13,7 @@ from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.gate import Gate, open_gate
 from workers.contract.hints import hint_sender, waiting_hints
+from workers.runtime.telemetry import serve_metrics
 from workers.service.redispatch import Bounds, Redispatch, Schedule, TickReport
 from workers.store import lifecycle, redispatch
 from workers.store.pool import WORKER, Connection, opener
@@ -63,6 +64,7 @@ class RedispatchStore:
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
+    serve_metrics(settings.redispatcher.metrics_port)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

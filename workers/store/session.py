@@ -136,7 +136,9 @@ class BatchSession:
             return
         try:
             if self._in_transaction(connection):
-                connection.execute("ROLLBACK")
+                # Not as a statement: only this makes psycopg forget the statements that it believes
+                # prepared, and that the aborted pipeline never prepared.
+                connection.rollback()
         except Exception:
             # Locks die with the connection; the next batch opens another.
             connection.close()

@@ -90,14 +90,13 @@ FROM (
 ) t
 
 -- orders_as_wished --
--- An order holds the lines and the coupon of its intent: no other goods, no other quantity. Lines
--- are compared by a sum of hashes, since their order means nothing; OFFSET 0 sums them once a row.
+-- An order holds the lines and the coupon of its intent: no other goods, no other quantity.
 SELECT count(*), count(*) FILTER (WHERE wrong), min(order_id::text) FILTER (WHERE wrong)
 FROM (
     SELECT o.order_id,
            l.lines IS DISTINCT FROM w.lines OR o.coupon_id IS DISTINCT FROM w.coupon_id AS wrong
     FROM orders o
-    JOIN (
+    JOIN (  -- by a sum of hashes, since the order of lines means nothing; OFFSET 0: one sum a row
         SELECT intent_id, (body ->> 'coupon_id')::uuid AS coupon_id, (
             SELECT sum(hashtextextended(line ->> 'sku', (line ->> 'quantity')::bigint))
             FROM json_array_elements(body -> 'lines') AS line) AS lines
@@ -247,21 +246,22 @@ FROM (
 ) t
 
 -- orders_in_ledger --
--- What the orders of a batch took is what the ledger says the batch took.
+-- What the orders of a batch took is what the ledger says the batch took, and nobody else took units.
 SELECT count(*), count(*) FILTER (WHERE wrong), min(batch_id::text) FILTER (WHERE wrong)
 FROM (
-    SELECT o.batch_id, o.taken IS DISTINCT FROM -l.delta AS wrong
+    SELECT coalesce(o.batch_id, l.batch_id) AS batch_id, o.taken IS DISTINCT FROM l.taken AS wrong
     FROM (
-        SELECT batch_id, format('stock:%s:%s:available', campaign_id, sku) AS account, taken
+        SELECT batch_id, format('stock:%s:%s', campaign_id, sku) AS unit, taken
         FROM (
             SELECT o.batch_id, o.campaign_id, l.sku, sum(l.quantity) AS taken
             FROM orders o JOIN order_lines l USING (order_id) GROUP BY o.batch_id, o.campaign_id, l.sku
         ) sums
     ) o
-    LEFT JOIN (
-        SELECT batch_id, account, sum(delta) AS delta FROM ledger
-        WHERE account LIKE 'stock:%:available' GROUP BY batch_id, account
-    ) l USING (batch_id, account)
+    FULL JOIN (  -- payment moves units between the two accounts, release takes them out
+        SELECT batch_id, unit_of(account) AS unit, sum(delta) AS taken FROM ledger
+        WHERE account LIKE 'stock:%:reserved' OR account LIKE 'stock:%:sold'
+        GROUP BY batch_id, unit_of(account) HAVING sum(delta) > 0
+    ) l USING (batch_id, unit)
 ) t
 
 -- payments_match_orders --

@@ -99,6 +99,7 @@ SELECT coupon_id, order_id, %(decided_at)s
 FROM unnest(%(coupon_ids)b::uuid[], %(order_ids)b::uuid[]) AS t(coupon_id, order_id)
 
 -- counters_add --
+-- The maximum is the campaign's of now: an operator may have changed it since the user's first.
 INSERT INTO user_counters AS c (campaign_id, user_id, kind, used, max)
 SELECT t.campaign_id, t.user_id, t.kind, t.step,
        CASE t.kind WHEN 'order' THEN p.orders_per_user_max ELSE p.coupons_per_user_max END
@@ -106,7 +107,7 @@ FROM unnest(%(campaign_ids)b::text[], %(user_ids)b::text[], %(kinds)b::text[], %
      AS t(campaign_id, user_id, kind, step)
 JOIN campaigns p USING (campaign_id)
 ORDER BY t.campaign_id, t.user_id, t.kind
-ON CONFLICT (campaign_id, user_id, kind) DO UPDATE SET used = c.used + excluded.used
+ON CONFLICT (campaign_id, user_id, kind) DO UPDATE SET used = c.used + excluded.used, max = excluded.max
 
 -- counters_lower --
 UPDATE user_counters c SET used = c.used + d.step
