@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # A terminal that was closed, and a caller that gave up, stop the demo as Ctrl-C does.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_OPEN_SINCE = timedelta(minutes=1)  # no clock that lags a little finds the campaign closed
 
 
 @click.command()
@@ -75,8 +77,11 @@ def _means(cluster: Cluster) -> Means:
     from deploy import campaigns
     from deploy.load import goods
     from deploy.load.demo import Means, Running
+    from deploy.load.plan import Coupon
+    from workers.contract.couponcode import CouponCodes
     from workers.domain.campaign import parse, scaled, shifted
-    from workers.store import audit, observe
+    from workers.store import audit
+    from workers.store.observe import ProgressReader
     from workers.store.pool import AUDITOR
 
     def start() -> Running:
@@ -85,13 +90,17 @@ def _means(cluster: Cluster) -> Means:
 
     def apply(factor: float) -> None:
         file = parse(goods.path_of(goods.DEFAULT).read_text("utf-8"))
-        campaigns.apply(cluster.dsn, scaled(shifted(file, datetime.now(UTC)), factor))
+        campaigns.apply(cluster.dsn, scaled(shifted(file, datetime.now(UTC) - _OPEN_SINCE), factor))
+
+    def issue(count: int) -> Iterator[Coupon]:
+        codes = CouponCodes(cluster.settings.secrets.master)
+        return campaigns.issue(cluster.dsn, goods.DEFAULT, count, first_user=1, codes=codes)
 
     return Means(
         start=start,
         apply=apply,
-        issue=lambda count: campaigns.issue(cluster.dsn, goods.DEFAULT, count, 1),
-        look=lambda connection: observe.progress(connection, goods.DEFAULT),
+        issue=issue,
+        look=ProgressReader(goods.DEFAULT).read,
         audit=lambda tell: audit.run(cluster.dsn, AUDITOR, drained=True, progress=tell),
         checks=len(audit.rules()),
     )

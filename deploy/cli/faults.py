@@ -46,8 +46,11 @@ _PLAIN = {
     "deploy.cli.target.NoClusterError": UNREACHABLE,
     "deploy.embedded.errors.EmbeddedError": NOT_FINE,
     "config.failpoints.FailpointSpecError": WRONG_USAGE,
-    "workers.store.migrate.MigrationError": NOT_FINE,
+    "deploy.campaigns.couponfile.CouponFileError": NOT_FINE,
     "workers.domain.campaign_faults.CampaignFileError": NOT_FINE,
+    "workers.store.gateways.GatewayError": NOT_FINE,
+    "workers.store.issuing.IssuingError": NOT_FINE,
+    "workers.store.migrate.MigrationError": NOT_FINE,
 }
 
 

@@ -134,7 +134,12 @@ def _job(
             issue=issue,
             patience=Patience(drain_max_s=drain_max),
         )
-    except (profiles.ProfileError, goods.GoodsError, wallets.CouponFileError, ValueError) as wrong:
+    except (
+        profiles.ProfileError,
+        goods.GoodsError,
+        wallets.CouponsUnreadableError,
+        ValueError,
+    ) as wrong:
         raise click.UsageError(str(wrong)) from None
 
 

@@ -30,6 +30,8 @@ COMMANDS = {
         "Hint again at what was left behind; expire orders.",
     ),
     "migrate": ("deploy.cli.migrate:migrate", "Bring the database to this version's schema."),
+    "campaign": ("deploy.cli.campaign:campaign", "Apply and show campaigns, issue coupons."),
+    "gateway": ("deploy.cli.gateway:gateway", "Make gateways, their keys and quotas."),
     "doctor": ("deploy.cli.doctor:doctor", "Check every dependency and setting."),
     "audit": ("deploy.cli.audit:audit", "Prove the promises from the tables alone."),
     "intent": ("deploy.cli.intent:intent", "Tell the whole story of one intent."),

@@ -15,7 +15,7 @@ from deploy.load.run import Played, Watch, play
 from deploy.load.wire import Target
 
 
-class CouponFileError(Exception):
+class CouponsUnreadableError(Exception):
     """A file of coupons that cannot be read; the message says which and why."""
 
 
@@ -32,11 +32,11 @@ class _Row(Struct):
 
 
 def read(path: Path) -> list[Coupon]:
-    """Read what `tidegate campaign issue` wrote: NDJSON. Raises CouponFileError."""
+    """Read what `tidegate campaign issue` wrote: NDJSON. Raises CouponsUnreadableError."""
     try:
         rows = msgspec.json.Decoder(_Row).decode_lines(path.read_bytes())
     except (OSError, msgspec.MsgspecError) as fault:
-        raise CouponFileError(f"coupons {path}: {fault}") from None
+        raise CouponsUnreadableError(f"coupons {path}: {fault}") from None
     return [(row.user_id, row.coupon_code) for row in rows]
 
 

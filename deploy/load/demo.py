@@ -148,7 +148,7 @@ def _issue_live(
     pace = Pace()
 
     def show(moment: Moment) -> None:
-        done = moment.books.tally().committed
+        done = moment.books.tally().accepted
         screen.show(of_books(moment.books, pace, moment.elapsed_s, done=done, total=count))
 
     issued = coupons.ask(users, terms, offered, to, seed=wish.seed, watch=show)

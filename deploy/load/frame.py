@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from time import monotonic
+from typing import Protocol
 
 from msgspec import Struct, field
 
@@ -14,16 +15,24 @@ from deploy.load.histogram import Percentiles
 _PACE_WINDOW_S = 2.0
 
 
-class Observed(Struct, frozen=True):
-    """What the database says of a campaign at one moment, read beside the run.
+class Observed(Protocol):
+    """What the database says of a campaign at one moment, read beside the run."""
 
-    `refused` counts refused receipts by reason; `stock` is units available and initial, by SKU.
-    """
+    @property
+    def committed(self) -> int:
+        """Orders."""
 
-    committed: int
-    in_flight: int
-    refused: Mapping[str, int]
-    stock: Mapping[str, tuple[int, int]]
+    @property
+    def in_flight(self) -> int:
+        """Receipts without an outcome."""
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Refused receipts by reason."""
+
+    @property
+    def stock(self) -> Mapping[str, tuple[int, int]]:
+        """Units available and initial, by SKU."""
 
 
 class Frame(Struct, frozen=True, kw_only=True):

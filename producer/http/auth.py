@@ -22,7 +22,8 @@ _log = structlog.get_logger()
 SCOPES = ("intents:write", "intents:read", "coupons:write", "coupons:read", "orders:write")
 
 REFRESH_INTERVAL_S = 3.0  # a revoked key is good for no longer than this, while PostgreSQL answers
-LOOK_AGAIN_INTERVAL_S = 1.0  # for a key that is not known
+LOOK_INTERVAL_S = 1.0  # between two looks, however many keys are not known
+PATIENCE_S = 2.5  # of a call whose key is not known: two looks, and no hanging on a dead database
 _KEY_LENGTH_MAX = 256
 
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="tidegate"'),)
@@ -44,8 +45,8 @@ class Keys:
         self._keys: Mapping[bytes, Gateway] = {}
         self._loop = asyncio.get_running_loop()
         self._loaded_at = float("-inf")
-        self._tried_at = float("-inf")
-        self._loading: asyncio.Task[None] | None = None
+        self._began_at = float("-inf")  # of the latest attempt to load
+        self._looking: asyncio.Task[None] | None = None
         self._failing = False
 
     @property
@@ -62,51 +63,46 @@ class Keys:
     async def identify(self, authorization: bytes | None) -> Gateway:
         """Return the gateway that a credential names; raises Problem (401; 503 if unknowable)."""
         digest = _digest(authorization)
-        gateway = self._keys.get(digest)
-        if gateway is None:
-            asked_at = self._loop.time()
-            await self._look_again()
+        asked_at = self._loop.time()
+        while (left_s := asked_at + PATIENCE_S - self._loop.time()) > 0:
             gateway = self._keys.get(digest)
-            if gateway is None and self._loaded_at < asked_at:
-                raise Problem(
-                    Code.READING_UNAVAILABLE,
-                    "The key is not known, and keys cannot be looked up at present.",
-                    retry_after_ms=1_000,
-                    accepted="unknown",  # an earlier call with this intent's key may have been
-                )
-        if gateway is None:
-            raise _unauthenticated("The key is not known, or was revoked.")
-        return gateway
+            if gateway is not None:
+                return gateway
+            if self._loaded_at >= asked_at:
+                raise _unauthenticated("The key is not known, or was revoked.")
+            await asyncio.wait((self._look(),), timeout=left_s)
+        raise Problem(
+            Code.READING_UNAVAILABLE,
+            "The key is not known, and keys cannot be looked up at present.",
+            retry_after_ms=1_000,
+            accepted="unknown",  # an earlier call with this intent's key may have been
+        )
 
     async def keep_fresh(self) -> None:
         """Read the keys again and again; runs until cancelled."""
         while True:
-            await self._refresh()
+            await asyncio.shield(self._look())
             await asyncio.sleep(REFRESH_INTERVAL_S)
 
-    async def _look_again(self) -> None:
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._load_in_turn())
-        await asyncio.shield(self._loading)
+    def _look(self) -> asyncio.Task[None]:
+        """Read the keys, together with everybody who wants to just now."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._read())
+        return self._looking
 
-    async def _load_in_turn(self) -> None:
+    async def _read(self) -> None:
         try:
-            since = self._loop.time() - self._tried_at
-            await asyncio.sleep(max(0.0, LOOK_AGAIN_INTERVAL_S - since))
-            await self._refresh()
-        finally:
-            self._loading = None
-
-    async def _refresh(self) -> None:
-        self._tried_at = began = self._loop.time()
-        try:
+            since = self._loop.time() - self._began_at
+            await asyncio.sleep(max(0.0, LOOK_INTERVAL_S - since))
+            self._began_at = self._loop.time()
             self._keys = await self._load()
+            self._failing, self._loaded_at = False, self._began_at
         except Exception as error:  # whatever it was: the known keys stay good
             if not self._failing:
                 _log.warning("keys not refreshed", error=type(error).__name__)
             self._failing = True
-            return
-        self._failing, self._loaded_at = False, began
+        finally:
+            self._looking = None
 
 
 def _digest(authorization: bytes | None) -> bytes:

@@ -132,7 +132,7 @@ def settings_for(dsn: str, valkey_url: str, **api: Any) -> Settings:
     return Settings(
         api=Api(port=0, **api),
         postgres=Postgres(dsn=dsn),
-        valkey=Valkey(url=valkey_url),
+        valkey=Valkey(url=valkey_url, key_prefix="tidegate:"),  # as of `factories.open_gate`
         secrets=Secrets(master=MASTER),
     )
 
@@ -149,9 +149,9 @@ def serve(settings: Settings) -> Iterator[Served]:
         _until(lambda: server.started, thread)
         yield served
     finally:
-        served.close()
         server.should_exit = True
         thread.join(timeout=30)
+        served.close()
         assert not thread.is_alive(), "the API does not end"
 
 

@@ -6,11 +6,14 @@ import itertools
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from producer.answers import Posted
 from producer.intake import Intake
@@ -224,6 +227,11 @@ def issuance(
     )
 
 
+def again(posted: Posted) -> Posted:
+    """The same intent posted again: a fresh id under the same key."""
+    return replace(posted, intent_id=uuid7())
+
+
 def ids_of(batch: Iterable[Posted]) -> list[UUID]:
     """The ids they were posted with."""
     return [posted.intent_id for posted in batch]
@@ -276,3 +284,43 @@ def in_child(work: Callable[[], object]) -> int | None:
         child.join()
         raise AssertionError("the child hangs")
     return child.exitcode
+
+
+@contextmanager
+def working(
+    world: World, count: int, *, batch_max: int = 500, drain_s: float = 60
+) -> Iterator[Counter[str]]:
+    """Let processors work, each in a thread of its own; at the end, until nothing is open.
+
+    Yields their counts: outcomes, contentions, failures. Raises what any of them raised.
+    """
+    counts: Counter[str] = Counter()
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def work(processor: Processor) -> None:
+        try:
+            while not done.is_set():
+                report = processor.run([], until=time.monotonic() + 0.2)
+                counts.update(report.outcomes)
+                counts["contentions"] += report.contentions
+                counts["failures"] += report.failures
+                if not report.claimed:
+                    done.wait(0.005)
+        except BaseException as error:
+            errors.append(error)
+            done.set()
+
+    processors = [world.processor(f"w{n}", batch_max=batch_max) for n in range(count)]
+    threads = [threading.Thread(target=work, args=(one,), daemon=True) for one in processors]
+    for thread in threads:
+        thread.start()
+    try:
+        yield counts
+        assert comes_true(lambda: bool(errors) or world.open_count() == 0, drain_s)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(10)
+    if errors:
+        raise errors[0]

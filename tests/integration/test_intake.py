@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 import redis
-from kit import CODES, World, at_once, comes_true, ids_of, issuance, order
+from kit import CODES, World, again, at_once, comes_true, ids_of, issuance, order
 from postgres_proxy import PostgresProxy
 
 from deploy.embedded.ports import free_port
@@ -26,17 +26,6 @@ UNKNOWN = Unanswered("unknown", "postgres")
 def proxy(world: World) -> Iterator[PostgresProxy]:
     with PostgresProxy(world.dsn) as opened:
         yield opened
-
-
-def _again(posted: Posted) -> Posted:
-    """The same intent, posted again: a fresh id under the same key."""
-    fresh = order("nobody")
-    return Posted(
-        intent_id=fresh.intent_id,
-        gateway_id=posted.gateway_id,
-        idempotency_key=posted.idempotency_key,
-        intent=posted.intent,
-    )
 
 
 def _dead_gate() -> Gate:
@@ -69,7 +58,7 @@ def test_a_batch_is_answered_in_its_order(world: World) -> None:
     """One answer each, in order, whatever each of them is."""
     known = order()
     world.intake().submit([known])
-    batch = [order("u-2"), _again(known), issuance("u-3"), order("u-1", key=known.idempotency_key)]
+    batch = [order("u-2"), again(known), issuance("u-3"), order("u-1", key=known.idempotency_key)]
     batch[3] = Posted(
         intent_id=batch[3].intent_id,
         gateway_id=batch[3].gateway_id,
@@ -99,9 +88,9 @@ def test_a_key_asked_again_gets_its_intent_at_every_stage(world: World) -> None:
     first = order()
     intake = world.intake()
     intake.submit([first])
-    (undecided,) = intake.submit([_again(first)])
+    (undecided,) = intake.submit([again(first)])
     world.processor().run([first.intent_id])
-    (decided,) = intake.submit([_again(first)])
+    (decided,) = intake.submit([again(first)])
     assert isinstance(undecided, Replayed)
     assert isinstance(decided, Replayed)
     assert undecided.resource.intent_id == decided.resource.intent_id == first.intent_id
@@ -197,7 +186,7 @@ def test_a_known_key_gets_its_order_while_the_gate_refuses_everybody(
     world.intake().submit([first])
     intake = world.intake(gate=refusing(world))
     intake.submit([order("u-taker")])  # the one there may be room for
-    answers = intake.submit([_again(first), order("u-new")])
+    answers = intake.submit([again(first), order("u-new")])
     assert isinstance(answers[0], Replayed)
     assert answers[0].resource.intent_id == first.intent_id
     assert isinstance(answers[1], Limited)
@@ -222,7 +211,7 @@ def test_without_valkey_known_keys_are_answered_and_new_ones_are_told_no(world: 
     first = order()
     world.intake().submit([first])
     answers = world.intake(gate=_dead_gate()).submit(
-        [_again(first), order("u-2", key="k"), order("u-2", key="k")]
+        [again(first), order("u-2", key="k"), order("u-2", key="k")]
     )
     assert isinstance(answers[0], Replayed)
     assert answers[1:] == [Unanswered("no", "valkey")] * 2
@@ -233,7 +222,7 @@ def test_replays_give_their_admission_back(world: World) -> None:
     batch = [order(f"u-{n}") for n in range(5)]
     intake = world.intake()
     intake.submit(batch)
-    intake.submit([_again(posted) for posted in batch])
+    intake.submit([again(posted) for posted in batch])
     assert world.gate is not None
     assert world.gate.in_flight() == 5
 
@@ -270,14 +259,14 @@ def test_a_connection_that_died_while_idle_costs_nobody_an_answer(
     intake = world.intake(dsn=proxy.dsn, gate=_full(world))
     intake.submit([first])
     proxy.cut()
-    assert isinstance(intake.submit([_again(first)])[0], Replayed)
+    assert isinstance(intake.submit([again(first)])[0], Replayed)
     fresh = world.intake(dsn=proxy.dsn)
     fresh.submit([order()])
     proxy.cut()
     assert isinstance(fresh.submit([order()])[0], Accepted)
 
 
-def test_a_lost_reply_is_settled_by_asking_again(world: World, proxy: PostgresProxy) -> None:
+def test_a_lost_reply_is_settled_by_askingagain(world: World, proxy: PostgresProxy) -> None:
     """The commit happened unheard: the same id is accepted, once, and hinted at."""
     intake = world.intake(dsn=proxy.dsn)
     proxy.lose_reply_to = b"INSERT INTO idempotency_keys"
@@ -310,7 +299,7 @@ def test_a_lost_reply_with_postgresql_gone_is_unknown_then_found(
     posted = order()
     assert intake.submit([posted]) == [UNKNOWN]
     assert world.value("SELECT count(*) FROM intents") == 1
-    (answer,) = world.intake().submit([_again(posted)])
+    (answer,) = world.intake().submit([again(posted)])
     assert isinstance(answer, Replayed)
     assert answer.resource.intent_id == posted.intent_id
 
@@ -340,7 +329,7 @@ def test_an_append_still_under_way_when_its_repeat_fails_is_unknown(
     assert intake.submit([posted]) == [UNKNOWN]
     world.admin.execute("SELECT pg_advisory_unlock(42)")
     assert comes_true(lambda: world.value("SELECT count(*) FROM intents") == 1)
-    (answer,) = world.intake().submit([_again(posted)])
+    (answer,) = world.intake().submit([again(posted)])
     assert isinstance(answer, Replayed)
 
 

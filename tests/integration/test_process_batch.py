@@ -14,11 +14,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from kit import World, at_once, comes_true, ids_of, in_child, issuance, order
+from kit import World, again, at_once, comes_true, ids_of, in_child, order
 from postgres_proxy import PostgresProxy
 
 from config import failpoints
-from producer.answers import Posted
+from producer.answers import Posted, Replayed
 from workers.contract.ids import uuid7
 from workers.domain.decide import decide
 from workers.domain.intent import Intent
@@ -113,8 +113,9 @@ def test_the_last_unit_goes_to_whoever_came_first(world: World) -> None:
 
 
 def test_what_another_worker_holds_is_left_to_it(world: World) -> None:
-    """Two workers never have the same intent in hand, and neither waits for the other's."""
-    _accept(world, _users(6))
+    """Two workers never have the same intent in hand, and neither waits for the other."""
+    teas = _accept(world, [order(f"u-{n}") for n in range(3)])
+    buns = _accept(world, [order(f"v-{n}", lines=[("bun", 1)]) for n in range(3)])
     inside, go_on = threading.Event(), threading.Event()
 
     def pause() -> None:
@@ -122,19 +123,15 @@ def test_what_another_worker_holds_is_left_to_it(world: World) -> None:
         assert go_on.wait(10)
 
     slow = world.processor("slow", batch_max=3, decide=_when("u-0", pause))
-    reports = []
-    thread = threading.Thread(target=lambda: reports.append(slow.run([])))
+    thread = threading.Thread(target=slow.run, args=([],))
     thread.start()
     assert inside.wait(10)
-    late = [issuance(f"u-{n}") for n in range(3)]  # they need no stock, which the first has locked
-    late_ids = _accept(world, late)
-    quick = world.processor("quick", batch_max=3)
-    other = quick._store.claim(late_ids, 0)
-    assert ids_of(late) == [intent.intent_id for intent in other.intents]
-    assert quick._store.claim([], 100) is not None
+    world.processor("quick").run([*teas, *buns])
+    assert _told(world) == {(intent_id, "committed"): 1 for intent_id in buns}
     go_on.set()
-    thread.join()
-    assert reports[0].claimed == 3
+    thread.join(10)
+    assert _told(world) == {(intent_id, "committed"): 1 for intent_id in teas + buns}
+    world.assert_clean()
 
 
 # Poison ------------------------------------------------------------------------------------------
@@ -195,28 +192,6 @@ def test_a_bad_deployment_quarantines_nobody(world: World) -> None:
     world.assert_clean()
 
 
-def test_quarantining_one_is_no_proof_against_the_next(world: World) -> None:
-    """The commit of a quarantine is not others' success: a failing batch never feeds on itself."""
-    ids = _accept(world, _users(4))
-    processor = world.processor(decide=_when("u-0", _fail))
-    processor.run(ids)  # three commit, so the failures of the next ones count from here
-    world.end_pauses()
-    everybody = Counter[str]()
-
-    def broken(intents: Sequence[Intent], snapshot: Snapshot, now: datetime) -> list[Outcome]:
-        everybody.update(intent.user_id for intent in intents)
-        raise KeyError("a typing error")
-
-    processor._decide = broken
-    ids += _accept(world, [order(f"v-{n}") for n in range(4)])
-    for _ in range(2 * FAILURES_MAX):
-        processor.run(ids)
-        world.end_pauses()
-    attempts = world.rows("SELECT attempts FROM open_intents")
-    assert max(n for (n,) in attempts) < FAILURES_MAX
-    assert world.value("SELECT count(*) FROM quarantine") == 0
-
-
 @pytest.mark.parametrize(
     ("table", "rule", "sqlstate"),
     [
@@ -248,11 +223,12 @@ def test_an_intent_that_the_database_refuses_is_found_by_halving(
 
 def test_a_journalled_body_that_cannot_be_read_blocks_nobody(world: World) -> None:
     """What another version wrote and this one cannot read is poison like any other."""
-    ids = _accept(world, _users(5))
+    ids = _accept(world, batch := _users(5))
     with world.admin.transaction():
         world.admin.execute("SET LOCAL session_replication_role = replica")
         world.admin.execute(
-            """UPDATE intents SET body = '{"lines": 5}' WHERE intent_id = %s""", (ids[2],)
+            """UPDATE intents SET body = '{"lines": [], "ttl_ms": "soon"}' WHERE intent_id = %s""",
+            (ids[2],),
         )
     processor = world.processor()
     assert processor.run(ids).outcomes == {"committed": 4}
@@ -260,6 +236,9 @@ def test_a_journalled_body_that_cannot_be_read_blocks_nobody(world: World) -> No
         world.end_pauses()
         processor.run(_accept(world, [order("u-healthy")]))
     assert _told(world)[ids[2], Refusal.COULD_NOT_BE_PROCESSED] == 1
+    (answer,) = world.intake().submit([again(batch[2])])
+    assert isinstance(answer, Replayed)
+    assert answer.resource.refusal is Refusal.COULD_NOT_BE_PROCESSED
     world.assert_clean()
 
 
@@ -290,7 +269,7 @@ def test_a_connection_lost_in_the_middle_blames_nobody(world: World, state: str)
     """Either of the worker's two connections may go at any time."""
     ids = _accept(world, _users(5))
     once = iter([lambda: _terminate(world, state)])
-    processor = world.processor(decide=_when("u-1", lambda: next(once, int)()))
+    processor = world.processor(decide=_when("u-1", lambda: next(once, int)()))  # noqa: PLW0108
     if state == "idle in transaction":
         with pytest.raises(psycopg.OperationalError):
             processor.run(ids)

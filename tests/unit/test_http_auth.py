@@ -41,7 +41,7 @@ def run(scenario: Callable[[Store, Keys], Awaitable[None]]) -> None:
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "LOOK_AGAIN_INTERVAL_S", 0.1)
+    monkeypatch.setattr(auth, "LOOK_INTERVAL_S", 0.1)
     monkeypatch.setattr(auth, "REFRESH_INTERVAL_S", 0.05)
 
 
@@ -83,6 +83,20 @@ def test_a_thousand_unknown_keys_cost_one_look() -> None:
         assert store.reads == 1
         await refused(keys, b"Bearer tg_again")
         assert store.reads == 2
+
+    run(scenario)
+
+
+def test_a_call_during_the_first_look_waits_for_that_look() -> None:
+    """A process that has just started keeps its first callers no longer than the database does."""
+
+    async def scenario(store: Store, keys: Keys) -> None:
+        refreshing = asyncio.ensure_future(keys.keep_fresh())
+        began = asyncio.get_running_loop().time()
+        assert await keys.identify(b"Bearer " + KEY) == CHAT
+        assert asyncio.get_running_loop().time() - began < 0.05
+        assert store.reads == 1
+        refreshing.cancel()
 
     run(scenario)
 

@@ -10,7 +10,8 @@ import pytest
 from deploy.load import display
 from deploy.load.books import Books
 from deploy.load.display import LiveScreen, PlainScreen, Screen
-from deploy.load.frame import Frame, Observed, Pace, of_books, top
+from deploy.load.frame import Frame, Pace, of_books, top
+from workers.store.observe import Progress
 
 
 def _frame() -> Frame:
@@ -21,11 +22,15 @@ def _frame() -> Frame:
         books.accepted(i, f"id-{i}", 0.012)
     books.due(900, 0.0)
     books.refused(900, "sold_out", 0.0)
-    seen = Observed(
+    seen = Progress(
         committed=800,
+        issued=0,
         in_flight=77,
         refused={"coupon_unknown": 23},
         stock={"spring-lantern-cake": (0, 600), "milk-tea-large": (9_000, 12_000)},
+        budget=0,
+        spent=0,
+        reserved=0,
     )
     return of_books(
         books, Pace(), 3.0, done=901, total=1_000, clock="4.2 of 9 hours", observed=seen

@@ -97,6 +97,8 @@ def scaled(file: CampaignFile, factor: float) -> CampaignFile:
 
     At least one unit of each item is left, and the budget of one coupon.
     """
+    if factor == 1:
+        return file
     coupon = file.campaign.coupon
     items = tuple(replace(item, stock=max(1, round(item.stock * factor))) for item in file.items)
     least = coupon.amount if coupon is not None else 0

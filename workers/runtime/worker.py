@@ -23,6 +23,7 @@ from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
 from workers.runtime.bootstrap import build_processor
+from workers.runtime import watchdog
 from workers.runtime.telemetry import serve_metrics, tell_batch
 from workers.service.process_batch import Processor
 from workers.store.errors import Fault, fault_of
@@ -47,10 +48,13 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
     for add in register:
         add(app, settings)
     signals.worker_process_init.connect(_die_with_parent, weak=False)
-    # After the fork: a child must not inherit the listening socket.
-    signals.worker_ready.connect(
-        lambda **_: serve_metrics(settings.worker.metrics_port), weak=False
-    )
+
+    def ready(**_: object) -> None:
+        # After the fork: a child inherits neither the listening socket nor the thread.
+        serve_metrics(settings.worker.metrics_port)
+        watchdog.watch(app)
+
+    signals.worker_ready.connect(ready, weak=False)
     # A leaving child waits until its parent has counted all its answers: up to 30 s, and under load
     # billiard's count falls short for good. An answer is a hint's acknowledgement, not worth that.
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10  # times 0.1 s

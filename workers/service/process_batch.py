@@ -38,6 +38,7 @@ from workers.domain.intent import Intent
 from workers.domain.movements import Movements, movements_of
 from workers.domain.outcome import Outcome, Refusal
 from workers.domain.snapshot import Snapshot
+from workers.service.suspects import by_suspicion
 from workers.store.batch import Claim, Deaths
 from workers.store.errors import Fault, fault_of
 
@@ -45,14 +46,13 @@ CONTENTION_RETRIES_MAX = 5  # each waited a lock_timeout or lost a deadlock: mor
 FAILURES_MAX = 3  # alone, while others commit: then it is the intent, not the weather
 FAILURE_PAUSE_MS = 1_000  # doubled with each failure; a poisonous intent costs a batch each time
 ERROR_TEXT_MAX = 2_000  # enough for a traceback's last words
-SUSPECTS_TOGETHER_MAX = 31  # after one death; after two each is tried alone
 
 
 class Store(Protocol):
     """What a batch needs of the store; see `store.session.BatchSession`."""
 
     def transaction(self) -> AbstractContextManager[None]: ...
-    def claim(self, hinted: Sequence[UUID], fill: int) -> Claim: ...
+    def claim(self, hinted: Sequence[UUID], limit: int) -> Claim: ...
     def record_claim(self, batch_id: UUID, intent_ids: Sequence[UUID]) -> dict[UUID, Deaths]: ...
     def forget_claim(self, batch_id: UUID) -> None: ...
     def gather(self, intents: Sequence[Intent]) -> tuple[Snapshot, datetime]: ...
@@ -103,9 +103,9 @@ class Processor:
         self._announce = announce
         self._batch_max = batch_max
         self._decide = decide
-        self._commits = 0
-        self._commits_at_failure: dict[UUID, int] = {}
-        self._unsure: list[UUID] = []  # claimed when a commit's reply was lost
+        self._successes = 0  # batches that committed more than refusals for lateness
+        self._successes_at_failure: dict[UUID, int] = {}
+        self._unsure: set[UUID] = set()  # claimed when a commit's reply was lost
 
     def run(self, hinted: Sequence[UUID], *, until: float = 0.0) -> BatchReport:
         """Process the hinted intents and the oldest others; go on while batches come out full.
@@ -123,10 +123,14 @@ class Processor:
             hinted = ()
 
     def _settle_unsure(self) -> None:
-        """Tell what was committed by a COMMIT whose reply was lost."""
+        """Tell what was committed by a COMMIT whose reply was lost.
+
+        What has no outcome yet is asked about again: the server may still be at that COMMIT.
+        """
         if self._unsure:
-            self._announce(self._store.decided(self._unsure))
-            self._unsure = []
+            decided = self._store.decided(list(self._unsure))
+            self._announce(decided)
+            self._unsure -= {resource.intent_id for resource in decided}
 
     def _attempt(
         self, ids: Sequence[UUID], limit: int, report: BatchReport, *, wary: bool = True
@@ -152,7 +156,7 @@ class Processor:
                     raise
                 elif own_errors == 0:
                     own_errors += 1
-                    ids, limit = claimed, len(claimed)
+                    ids, limit = claimed, 0
                 else:
                     return self._bisect(claimed, error, report, wary=wary)
 
@@ -165,19 +169,19 @@ class Processor:
         *,
         wary: bool,
     ) -> None:
-        """Run one transaction over up to `limit` intents; `claimed` learns which before the work."""
+        """Run one transaction over `ids` and others up to `limit`; `claimed` learns whom it has."""
         watch = _Watch(report.stage_ms)
         batch_id = uuid7()
         with self._store.transaction():
-            claim = self._store.claim(ids, limit - len(ids))
+            claim = self._store.claim(ids, limit)
             watch.lap("claim")
             if not claim.intents:
                 return
-            failpoints.hit("worker.after_claim")
             claimed += [intent.intent_id for intent in claim.intents]
-            deaths = self._store.record_claim(batch_id, claimed)
-            watch.lap("record")
             try:
+                deaths = self._store.record_claim(batch_id, claimed)
+                watch.lap("record")
+                failpoints.hit("worker.after_claim")
                 if wary and deaths:
                     raise _SuspectsError(deaths)
                 outcomes, decided_at = self._decide_all(claim, watch)
@@ -186,6 +190,8 @@ class Processor:
                 self._store.forget_claim(batch_id)
                 raise
         watch.lap("apply")
+        if any(outcome.refusal is not Refusal.DEADLINE_EXPIRED for outcome in outcomes):
+            self._successes += 1
         self._tell(outcomes, decided_at, report)
         watch.lap("announce")
 
@@ -196,6 +202,9 @@ class Processor:
         timely = [intent for intent in claim.intents if intent.deadline > claim.at]
         outcomes = [Outcome(intent=intent, refusal=Refusal.DEADLINE_EXPIRED) for intent in late]
         decided_at = claim.at
+        for intent in timely:
+            if intent.intent_id in claim.unreadable:
+                raise _UnreadableError(claim.unreadable[intent.intent_id])
         if timely:
             snapshot, decided_at = self._store.gather(timely)
             watch.lap("gather")
@@ -216,9 +225,8 @@ class Processor:
             )
         except Exception as error:
             if fault_of(error) is Fault.SYSTEM:
-                self._unsure += ids
+                self._unsure.update(ids)
             raise
-        self._commits += 1
         failpoints.hit("worker.after_commit")
 
     def _tell(self, outcomes: list[Outcome], decided_at: datetime, report: BatchReport) -> None:
@@ -230,7 +238,8 @@ class Processor:
         sojourn_ms = (decided_at - oldest).total_seconds() * 1000
         report.sojourn_ms_max = max(report.sojourn_ms_max, sojourn_ms)
         for outcome in outcomes:
-            self._commits_at_failure.pop(outcome.intent.intent_id, None)
+            self._successes_at_failure.pop(outcome.intent.intent_id, None)
+            self._unsure.discard(outcome.intent.intent_id)
         failpoints.hit("worker.before_announce")
         self._announce([resource_of(outcome, decided_at) for outcome in outcomes])
 
@@ -242,13 +251,13 @@ class Processor:
             return self._fail_alone(ids[0], error, report)
         middle = len(ids) // 2
         for half in (ids[:middle], ids[middle:]):
-            self._attempt(half, len(half), report, wary=wary)
+            self._attempt(half, 0, report, wary=wary)
 
     def _fail_alone(self, intent_id: UUID, error: Exception, report: BatchReport) -> None:
         """Count a failure if others commit meanwhile: else it may be us, and nobody is to blame."""
         report.failures += 1
-        counted = self._commits > self._commits_at_failure.get(intent_id, 0)
-        self._commits_at_failure[intent_id] = self._commits
+        counted = self._successes > self._successes_at_failure.get(intent_id, 0)
+        self._successes_at_failure[intent_id] = self._successes
         text = f"{type(error).__name__}: {error}"[:ERROR_TEXT_MAX]
         failures = self._store.record_failure(
             intent_id,
@@ -265,17 +274,15 @@ class Processor:
     ) -> None:
         """Try the unsuspected together, the suspects in small company, the worst not once more."""
         report.suspects += len(deaths)
-        groups = _by_suspicion(ids, deaths)
+        groups = by_suspicion(ids, deaths)
         for group in groups.together:
-            self._attempt(group, len(group), report, wary=False)
+            self._attempt(group, 0, report, wary=False)
         for intent_id in groups.hopeless:
             times = deaths[intent_id].alone
             text = f"the worker died {times} times with this intent alone in hand"
             self._quarantine(intent_id, text, times, report)
 
-    def _quarantine(
-        self, intent_id: UUID, error: str, attempts: int, report: BatchReport
-    ) -> None:
+    def _quarantine(self, intent_id: UUID, error: str, attempts: int, report: BatchReport) -> None:
         """List the intent with its error and tell its outcome, in one commit."""
         batch_id = uuid7()
         with self._store.transaction():
@@ -289,33 +296,16 @@ class Processor:
         self._tell([outcome], claim.at, report)
 
 
+class _UnreadableError(Exception):
+    """An intent's body is none that this version can read."""
+
+
 class _SuspectsError(Exception):
     """Some claimed intents were in the hands of batches that died."""
 
     def __init__(self, deaths: dict[UUID, Deaths]) -> None:
         super().__init__(f"{len(deaths)} suspects")
         self.deaths = deaths
-
-
-class _Groups(Struct):
-    together: list[list[UUID]]  # each to be tried in one transaction
-    hopeless: list[UUID]
-
-
-def _by_suspicion(ids: Sequence[UUID], deaths: dict[UUID, Deaths]) -> _Groups:
-    """Group intents by how often a worker died with them: company shrinks from all to none."""
-    innocent = [i for i in ids if i not in deaths]
-    once = [i for i in ids if i in deaths and deaths[i].batches == 1 and not deaths[i].alone]
-    chunks = [
-        once[start : start + SUSPECTS_TOGETHER_MAX]
-        for start in range(0, len(once), SUSPECTS_TOGETHER_MAX)
-    ]
-    apart = [i for i in ids if i in deaths and i not in set(once)]
-    singles = [[i] for i in apart if deaths[i].alone < FAILURES_MAX]
-    return _Groups(
-        together=[group for group in (innocent, *chunks, *singles) if group],
-        hopeless=[i for i in apart if deaths[i].alone >= FAILURES_MAX],
-    )
 
 
 class _Watch:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from workers.domain.intent import Intent, IntentBody, Kind
 from workers.domain.movements import Movements, ledger_entries
@@ -26,10 +26,15 @@ _body = msgspec.json.Decoder(IntentBody).decode
 
 
 class Claim(Struct, frozen=True):
-    """Intents locked for this batch in arrival order, and the database's clock at that moment."""
+    """Intents locked for this batch in arrival order, and the database's clock at that moment.
+
+    `unreadable` says what is wrong with the bodies that this version cannot read; those intents are
+    here with an empty body.
+    """
 
     intents: tuple[Intent, ...]
     at: datetime | None
+    unreadable: dict[UUID, str] = field(default_factory=dict)
 
 
 class Deaths(Struct, frozen=True):
@@ -39,28 +44,39 @@ class Deaths(Struct, frozen=True):
     alone: int
 
 
-def begin_and_claim(connection: Connection, hinted: Sequence[UUID], fill: int) -> Claim:
-    """Open a transaction and lock the hinted intents plus the `fill` oldest; one round trip."""
+def begin_and_claim(connection: Connection, hinted: Sequence[UUID], limit: int) -> Claim:
+    """Open a transaction and lock the hinted intents, and the oldest others up to `limit` in all.
+
+    A `limit` of 0 claims the hinted ones alone. One round trip.
+    """
     with connection.pipeline():
         connection.execute("BEGIN")
         cursor = connection.execute(
-            _SQL.claim_many, {"hinted": list(hinted), "fill": fill}, binary=True
+            _SQL.claim_many, {"hinted": list(hinted), "limit": limit}, binary=True
         )
         rows = cursor.fetchall()
-    intents = [
-        Intent(
-            intent_id=intent_id,
-            kind=Kind(kind),
-            gateway_id=gateway_id,
-            user_id=user_id,
-            campaign_id=campaign_id,
-            accepted_at=accepted_at,
-            body=_body(body),
-        )
-        for intent_id, kind, gateway_id, user_id, campaign_id, accepted_at, body, _ in rows
-    ]
+    unreadable: dict[UUID, str] = {}
+    intents = [_intent(row, unreadable) for row in rows]
     intents.sort(key=lambda intent: (intent.accepted_at, intent.intent_id))
-    return Claim(tuple(intents), rows[0][-1] if rows else None)
+    return Claim(tuple(intents), rows[0][-1] if rows else None, unreadable)
+
+
+def _intent(row: tuple[Any, ...], unreadable: dict[UUID, str]) -> Intent:
+    intent_id, kind, gateway_id, user_id, campaign_id, accepted_at, text, _ = row
+    try:
+        body = _body(text)
+    except msgspec.MsgspecError as error:
+        body = IntentBody()
+        unreadable[intent_id] = str(error)
+    return Intent(
+        intent_id=intent_id,
+        kind=Kind(kind),
+        gateway_id=gateway_id,
+        user_id=user_id,
+        campaign_id=campaign_id,
+        accepted_at=accepted_at,
+        body=body,
+    )
 
 
 def record_claim(
@@ -127,7 +143,7 @@ def _snapshot(
 ) -> Snapshot:
     used = {coupon_id for (coupon_id,) in redeemed}
     return Snapshot(
-        campaigns={row[0]: _campaign(row) for row in terms},
+        campaigns={row[0]: campaign_of(row) for row in terms},
         budgets={
             campaign_id: Budget(budget=budget, reserved=reserved, spent=spent)
             for campaign_id, budget, reserved, spent in budgets
@@ -155,7 +171,8 @@ def _snapshot(
     )
 
 
-def _campaign(row: tuple[Any, ...]) -> Campaign:
+def campaign_of(row: tuple[Any, ...]) -> Campaign:
+    """Read a campaign's terms from a row of `campaigns_read`."""
     (campaign_id, currency, starts_at, ends_at, orders_max, coupons_max, window_ms, *coupon) = row
     kind, amount, percent, minimum_total, skus, valid_from, valid_until = coupon
     return Campaign(

@@ -82,7 +82,7 @@ def check(connection: Connection) -> None:
 
 def _resource(row: tuple[Any, ...]) -> IntentResource:
     intent_id, kind, gateway_id, user_id, body_text, accepted_at, decided_at, reason = row[:8]
-    body = _decode_body(body_text)
+    body = _body(body_text)
     value, valid_until = row[17:]
     return IntentResource(
         intent_id=intent_id,
@@ -100,6 +100,13 @@ def _resource(row: tuple[Any, ...]) -> IntentResource:
     )
 
 
+def _body(text: str) -> IntentBody:
+    try:
+        return _decode_body(text)
+    except msgspec.MsgspecError:
+        return IntentBody()  # of another version; its outcome can be told without it
+
+
 def _order(order_id: UUID, row: tuple[Any, ...], body: IntentBody) -> OrderResource:
     status, total, discount, payable, currency, payment_deadline, skus, quantities, prices = row
     lines = {
@@ -110,7 +117,7 @@ def _order(order_id: UUID, row: tuple[Any, ...], body: IntentBody) -> OrderResou
         order_id=order_id,
         status=OrderStatus(status),
         # As they were posted: what is told of an order reads the same whoever tells it.
-        lines=tuple([lines[line.sku] for line in body.lines]),
+        lines=tuple([lines[line.sku] for line in body.lines] or lines.values()),
         total=total,
         discount=discount,
         payable=payable,

@@ -38,19 +38,34 @@ class BatchSession:
         """Run a batch; on any error roll back, or drop the connection where that is not to be had."""
         try:
             yield
+            if self._batch is not None and self._in_transaction(self._batch):
+                self._batch.commit()  # nothing was claimed, so nothing was written
         except BaseException:
             self._roll_back()
             raise
-        if self._batch is not None and self._in_transaction(self._batch):
-            self._roll_back()
 
-    def claim(self, hinted: Sequence[UUID], fill: int) -> Claim:
+    def claim(self, hinted: Sequence[UUID], limit: int) -> Claim:
         """See `batch.begin_and_claim`."""
         self._batch = self._live(self._batch)
-        return batch.begin_and_claim(self._batch, hinted, fill)
+        try:
+            return batch.begin_and_claim(self._batch, hinted, limit)
+        except psycopg.OperationalError:
+            if not self._batch.closed:
+                raise
+        # It had died while idle, as in a failover: nothing was begun on it.
+        self._batch = self._open()
+        return batch.begin_and_claim(self._batch, hinted, limit)
 
     def record_claim(self, batch_id: UUID, intent_ids: Sequence[UUID]) -> dict[UUID, Deaths]:
-        """See `batch.record_claim`."""
+        """See `batch.record_claim`; once more if its connection had died while idle."""
+        try:
+            return self._record_claim(batch_id, intent_ids)
+        except psycopg.OperationalError:
+            if self._record is None or not self._record.closed:
+                raise
+        return self._record_claim(batch_id, intent_ids)
+
+    def _record_claim(self, batch_id: UUID, intent_ids: Sequence[UUID]) -> dict[UUID, Deaths]:
         if self._record is None or self._record.closed:
             self._record = self._live(self._record)
             self._record.execute("SET synchronous_commit = off")

@@ -1,15 +1,18 @@
 -- claim_many --
--- Lock the hinted intents and the oldest others; what is gone or locked is another worker's.
+-- Lock the hinted intents, and the oldest others up to the limit; what is gone or locked is another
+-- worker's. Hinted ones are no others: a hint for the oldest would make its own batch smaller.
 WITH hinted AS MATERIALIZED (
     SELECT intent_id FROM open_intents
     WHERE intent_id = ANY(%(hinted)b::uuid[]) AND (retry_after IS NULL OR retry_after <= now())
     ORDER BY intent_id FOR UPDATE SKIP LOCKED
 ), oldest AS MATERIALIZED (
     SELECT intent_id FROM open_intents
-    WHERE retry_after IS NULL OR retry_after <= now()
-    ORDER BY intent_id LIMIT %(fill)s FOR UPDATE SKIP LOCKED
+    WHERE (retry_after IS NULL OR retry_after <= now())
+      AND intent_id NOT IN (SELECT intent_id FROM hinted)
+    ORDER BY intent_id LIMIT greatest(0, %(limit)s - (SELECT count(*) FROM hinted))
+    FOR UPDATE SKIP LOCKED
 ), claimed AS (
-    SELECT * FROM hinted UNION SELECT * FROM oldest
+    SELECT * FROM hinted UNION ALL SELECT * FROM oldest
 )
 SELECT i.intent_id, i.kind, i.gateway_id, i.user_id, i.campaign_id, i.accepted_at, i.body,
        clock_timestamp()
@@ -21,10 +24,11 @@ FROM claimed c JOIN intents i USING (intent_id)
 WITH recorded AS (
     INSERT INTO claims (batch_id, worker, intent_ids)
     VALUES (%(batch_id)s, %(worker)s, %(intent_ids)b::uuid[])
+    ON CONFLICT DO NOTHING  -- recorded before, on a connection that died before it said so
 )
 SELECT held.intent_id, count(*), count(*) FILTER (WHERE cardinality(c.intent_ids) = 1)
 FROM claims c CROSS JOIN LATERAL unnest(c.intent_ids) AS held(intent_id)
-WHERE held.intent_id = ANY(%(intent_ids)b::uuid[])
+WHERE c.batch_id <> %(batch_id)s AND held.intent_id = ANY(%(intent_ids)b::uuid[])
 GROUP BY held.intent_id
 
 -- claim_forget --

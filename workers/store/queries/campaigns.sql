@@ -82,9 +82,11 @@ WITH changed AS (
 UPDATE stock s SET initial = s.initial + c.delta, available = s.available + c.delta
 FROM changed c WHERE s.campaign_id = %(campaign_id)s AND s.sku = c.sku
 
+-- budget_open --
+INSERT INTO budgets (campaign_id, budget) VALUES (%(campaign_id)s, %(budget)s)
+
 -- budget_change --
-INSERT INTO budgets AS b (campaign_id, budget) VALUES (%(campaign_id)s, %(change)s)
-ON CONFLICT (campaign_id) DO UPDATE SET budget = b.budget + excluded.budget
+UPDATE budgets SET budget = budget + %(change)s WHERE campaign_id = %(campaign_id)s
 
 -- ledger_enter --
 INSERT INTO ledger (batch_id, account, delta)

@@ -1,5 +1,5 @@
--- terms_lock --
--- The budget first, as every batch does; the terms are read after it by `terms_read`.
+-- budget_lock --
+-- The budget first, as every batch does; the terms are read after it.
 SELECT budget - reserved - spent FROM budgets WHERE campaign_id = %(campaign_id)s FOR NO KEY UPDATE
 
 -- terms_read --
