@@ -44,7 +44,7 @@ class App:
         self._api: Api | None = None
         self._hot = _Endpoint(self, {"POST": post_intent})
         self._router = Router(
-            [Route(path, _Endpoint(self, handlers)) for path, handlers in ROUTES.items()],
+            [Route(_open(path), _Endpoint(self, handlers)) for path, handlers in ROUTES.items()],
             redirect_slashes=False,
             default=_Endpoint(self, {}),
         )
@@ -124,6 +124,11 @@ class _Endpoint:
             return Problem(Code.NOT_FOUND, "Nothing is served under this path.")
         detail = f"This path takes {self._allow.decode()}."
         return Problem(Code.METHOD_NOT_ALLOWED, detail, headers=((b"allow", self._allow),))
+
+
+def _open(path: str) -> str:
+    """Let a user's id hold slashes: it is the gateway's own word."""
+    return path.replace("{user_id}", "{user_id:path}")
 
 
 async def _send(reply: Reply, send: Send) -> None:

@@ -33,6 +33,15 @@ _HEADERS: Final = {
     "Idempotent-Replayed": "`true`: the key was known, and this is its intent.",
     "Preference-Applied": "The `Prefer` that was honoured.",
 }
+_RETRY_AFTER: Final = {
+    "description": "When to come back, in seconds.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+_RATE_LIMIT: Final = {
+    "description": "The limit that bound: what remains of it, and in how many seconds more will.",
+    "schema": {"type": "string"},
+    "example": '"user";r=0;t=1',
+}
 _WAYS_OUT: Final[dict[Code, str]] = {
     Code.MALFORMED_BODY: "Send valid JSON in UTF-8.",
     Code.INVALID_FIELD: "Mend the fields named in `errors`.",
@@ -91,8 +100,8 @@ async def get_problem(call: Call) -> Reply:
     messages = call.api.messages
     told = {
         "code": found.word,
-        "status": found.value.status,
-        "title": found.value.title,
+        "status": found.status,
+        "title": found.title,
         "what_to_do": _WAYS_OUT[found],
         "messages": {each: messages.problem(each, found.word, 1) for each in LANGUAGES},
     }
@@ -194,12 +203,12 @@ def _answers(operation: Operation, messages: Messages) -> dict[str, Any]:
     answers = {str(answer.status): _good(answer) for answer in operation.answers}
     by_status: dict[int, list[Code]] = {}
     for code in (*operation.problems, *_EVERYWHERE):
-        by_status.setdefault(code.value.status, []).append(code)
+        by_status.setdefault(code.status, []).append(code)
     for status, codes in sorted(by_status.items()):
         answers.setdefault(str(status), {"description": "", "content": {}})
         answer = answers[str(status)]
         answer["description"] = answer["description"] or "; ".join(
-            f"{code.value.title} (`{code.word}`)" for code in codes
+            f"{code.title} (`{code.word}`)" for code in codes
         )
         answer["content"]["application/problem+json"] = {
             "schema": _reference(ProblemBody),
@@ -208,12 +217,9 @@ def _answers(operation: Operation, messages: Messages) -> dict[str, Any]:
             },
         }
         if status in (429, 503):
-            answer["headers"] = {
-                "Retry-After": {
-                    "description": "When to come back, in seconds.",
-                    "schema": {"type": "integer", "minimum": 1},
-                }
-            }
+            answer["headers"] = {"Retry-After": _RETRY_AFTER}
+        if status == 429:
+            answer["headers"]["RateLimit"] = _RATE_LIMIT
     return answers
 
 
@@ -234,7 +240,7 @@ def _good(answer: Answer) -> dict[str, Any]:
 
 def _problem(code: Code, path: str, messages: Messages) -> Any:
     """Make an example of a problem: as the real one, but for its figures."""
-    status = code.value.status
+    status = code.status
     limit, accepted = _LIMITS.get(code), _ACCEPTED.get(code)
     errors = [FieldError("lines[0].quantity", "Expected `int` <= 99")]
     rendered = render_problem(

@@ -24,49 +24,40 @@ TYPE_CAPACITY = _IANA + "temporary-reduced-capacity"
 MEDIA_TYPE = b"application/problem+json"
 
 
-class _Sort(NamedTuple):
-    status: int
-    title: str
-    type: str | None = None  # of the IANA registry; others are named by their code
-
-
 class Code(Enum):
     """What may be wrong. The names are part of the contract, as `code` and in `type`."""
 
-    MALFORMED_BODY = _Sort(400, "The body cannot be read")
-    INVALID_FIELD = _Sort(400, "A field is not as it must be")
-    INVALID_PARAMETER = _Sort(400, "A parameter is not as it must be")
-    IDEMPOTENCY_KEY_MISSING = _Sort(400, "The idempotency key is missing")
-    IDEMPOTENCY_KEY_INVALID = _Sort(400, "The idempotency key cannot be read")
-    UNAUTHENTICATED = _Sort(401, "The gateway's key is missing or not known")
-    SCOPE_MISSING = _Sort(403, "The gateway's key does not allow this")
-    NOT_FOUND = _Sort(404, "There is no such thing")
-    METHOD_NOT_ALLOWED = _Sort(405, "This cannot be done here")
-    NOT_CANCELLABLE = _Sort(409, "The order was released before")
-    PAYMENT_TOO_LATE = _Sort(409, "The payment came after the deadline")
-    RECORDED_FOR_REFUND = _Sort(409, "The order needs no payment")
-    BODY_TOO_LARGE = _Sort(413, "The body is too large")
-    UNSUPPORTED_MEDIA_TYPE = _Sort(415, "The body is not of a type that is read here")
-    AMOUNT_WRONG = _Sort(422, "The amount is not the one payable")
-    IDEMPOTENCY_CONFLICT = _Sort(422, "The idempotency key belongs to another intent")
-    QUOTA_EXCEEDED = _Sort(429, "A limit of the caller's is reached", TYPE_QUOTA)
-    INTERNAL_ERROR = _Sort(500, "Something went wrong on our side")
-    REDUCED_CAPACITY = _Sort(503, "A limit of ours is reached", TYPE_CAPACITY)
-    INTAKE_FULL = _Sort(503, "Too many wait to be taken", TYPE_CAPACITY)
-    DEPENDENCY_UNAVAILABLE = _Sort(503, "Nothing was accepted", TYPE_CAPACITY)
-    OUTCOME_UNKNOWN = _Sort(503, "It is not known whether it was accepted", TYPE_CAPACITY)
-    READING_UNAVAILABLE = _Sort(503, "This cannot be read at present", TYPE_CAPACITY)
-    CHANGE_UNCONFIRMED = _Sort(503, "It is not known whether it was done", TYPE_CAPACITY)
+    MALFORMED_BODY = (400, "The body cannot be read")
+    INVALID_FIELD = (400, "A field is not as it must be")
+    INVALID_PARAMETER = (400, "A parameter is not as it must be")
+    IDEMPOTENCY_KEY_MISSING = (400, "The idempotency key is missing")
+    IDEMPOTENCY_KEY_INVALID = (400, "The idempotency key cannot be read")
+    UNAUTHENTICATED = (401, "The gateway's key is missing or not known")
+    SCOPE_MISSING = (403, "The gateway's key does not allow this")
+    NOT_FOUND = (404, "There is no such thing")
+    METHOD_NOT_ALLOWED = (405, "This cannot be done here")
+    NOT_CANCELLABLE = (409, "The order was released before")
+    PAYMENT_TOO_LATE = (409, "The payment came after the deadline")
+    RECORDED_FOR_REFUND = (409, "The order needs no payment")
+    BODY_TOO_LARGE = (413, "The body is too large")
+    UNSUPPORTED_MEDIA_TYPE = (415, "The body is not of a type that is read here")
+    AMOUNT_WRONG = (422, "The amount is not the one payable")
+    IDEMPOTENCY_CONFLICT = (422, "The idempotency key belongs to another intent")
+    QUOTA_EXCEEDED = (429, "A limit of the caller's is reached", TYPE_QUOTA)
+    INTERNAL_ERROR = (500, "Something went wrong on our side")
+    REDUCED_CAPACITY = (503, "A limit of ours is reached", TYPE_CAPACITY)
+    INTAKE_FULL = (503, "Too many wait to be taken", TYPE_CAPACITY)
+    DEPENDENCY_UNAVAILABLE = (503, "Nothing was accepted", TYPE_CAPACITY)
+    OUTCOME_UNKNOWN = (503, "It is not known whether it was accepted", TYPE_CAPACITY)
+    READING_UNAVAILABLE = (503, "This cannot be read at present", TYPE_CAPACITY)
+    CHANGE_UNCONFIRMED = (503, "It is not known whether it was done", TYPE_CAPACITY)
 
-    @property
-    def word(self) -> str:
-        """The code as it is told."""
-        return self.name.lower()
-
-    @property
-    def type(self) -> str:
-        """The problem's type: the registry's where one fits, else a path of this API."""
-        return self.value.type or f"/problems/{self.word}"
+    def __init__(self, status: int, title: str, registered_type: str | None = None) -> None:
+        """Keep what every problem of this code says; another type than IANA's is a path of ours."""
+        self.status = status
+        self.title = title
+        self.word = self._name_.lower()
+        self.type = registered_type or f"/problems/{self.word}"
 
 
 class FieldError(Struct, frozen=True):
@@ -152,7 +143,7 @@ def render(
 ) -> Rendered:
     """Tell a problem."""
     code = problem.code
-    status, title, _ = code.value
+    status = code.status
     headers = [(b"content-type", MEDIA_TYPE), *problem.headers]
     wait_ms: int | UnsetType = UNSET
     seconds = 0
@@ -162,7 +153,7 @@ def render(
     limit: str | UnsetType = problem.limit or UNSET
     body = ProblemBody(
         type=code.type,
-        title=title,
+        title=code.title,
         status=status,
         detail=problem.detail,
         instance=instance,
@@ -186,5 +177,5 @@ def spread(wait_ms: int) -> tuple[int, int]:
     them apart. Neither form is before the wait itself.
     """
     least_s = max(1, math.ceil(wait_ms / 1_000))
-    seconds = least_s + random.randrange(1 + max(1, least_s // 4))
-    return wait_ms + random.randrange(1 + max(250, wait_ms // 4)), seconds
+    seconds = least_s + int(random.random() * (1 + max(1, least_s // 4)))
+    return wait_ms + int(random.random() * (1 + max(250, wait_ms // 4))), seconds

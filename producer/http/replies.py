@@ -81,6 +81,9 @@ def _limited(limit: str, retry_after_ms: int) -> Problem:
             limit=limit,
             retry_after_ms=retry_after_ms,
             accepted="no",
+            headers=(
+                (b"ratelimit", b'"%b";r=0;t=%d' % (limit.encode(), _whole_s(retry_after_ms))),
+            ),
         )
     if limit == INTAKE_LIMIT:  # refused before the journal was asked whether it knows the key
         return Problem(
@@ -97,6 +100,10 @@ def _limited(limit: str, retry_after_ms: int) -> Problem:
         retry_after_ms=retry_after_ms,
         accepted="no",
     )
+
+
+def _whole_s(milliseconds: int) -> int:
+    return -(-milliseconds // 1_000)
 
 
 def _unanswered(unknown: bool) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from uuid import UUID
@@ -215,7 +216,8 @@ def test_a_coupon_is_issued_and_redeemed_by_its_code(api: Served) -> None:
     assert ordered["order"]["payment_deadline"] is None
     listed = api.client().get("/v1/users/u-1/coupons").json()
     assert [one["status"] for one in listed["coupons"]] == ["redeemed"]
-    assert api.client().get("/v1/users/nobody/coupons").json()["coupons"] == []
+    for nobody in ("nobody", "a%2Fb%20c", "茶"):
+        assert api.client().get(f"/v1/users/{nobody}/coupons").json()["coupons"] == []
 
 
 def test_a_payment_counts_once_and_a_wrong_one_changes_nothing(api: Served) -> None:
@@ -269,6 +271,7 @@ def test_the_callers_limit_is_429_and_says_when_to_come_back(api: Served) -> Non
     assert told["type"].endswith("#quota-exceeded")
     assert told["retry_after_ms"] >= 9_000
     assert int(refused.headers["retry-after"]) >= 9
+    assert re.fullmatch(r'"user";r=0;t=\d+', refused.headers["ratelimit"])
     assert "ξανά" in told["message"]
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 def _work_until_drained(dsn: str, name: str, buyers: int) -> None:
     with World(dsn) as world:
-        processor = world.processor(name)
+        processor = world.processor(name, batch_max=20)
         while world.value("SELECT count(*) FROM outcomes") < buyers:
             processor.run([])
 
@@ -62,7 +62,7 @@ def test_ten_thousand_buyers_of_a_hundred_units_end_in_exactly_a_hundred_sold(
             answers.update(type(answer) for answer in intake.submit(cart[start : start + 500]))
         return answers
 
-    with working(world, 2, batch_max=100):
+    with working(world, 2, batch_max=20):  # small, so that many batches meet over the last units
         answers = sum(at_once([lambda cart=cart: buy(cart) for cart in carts]), Counter())
     for process in others:
         process.join(30)

@@ -34,7 +34,7 @@ def test_a_problem_with_a_wait_tells_it_in_its_message(language: str) -> None:
     """429 and 503 say when to come back, in words too; no other problem has a hole to fill."""
     for code in Code:
         text = MESSAGES.problem(language, code.word, 7)  # type: ignore[arg-type]
-        waits = code.value.status in (429, 503)
+        waits = code.status in (429, 503)
         assert ("7" in text) is waits, code
         assert "{" not in text
 

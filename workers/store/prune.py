@@ -22,6 +22,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -42,8 +44,8 @@ OLDER_THAN_MIN = timedelta(days=1)  # a younger day may still be written to
 KEYS_OUTLIVE = timedelta(days=7)  # after the campaign's coupons expired: a promise of the API
 BATCH_MAX = 5_000  # rows deleted in one commit: some tens of milliseconds
 DROP_LOCK_TIMEOUT_MS = 100  # how long the hot path may wait behind us, each time we try
-DROP_ATTEMPTS_MAX = 50
-DROP_PAUSE_S = 0.5
+DROP_ATTEMPTS_MAX = 30  # about two minutes, with pauses that double
+DROP_PAUSE_S, DROP_PAUSE_MAX_S = 0.25, 5.0
 
 _FIRST = UUID(int=0)
 _DAY = re.compile(r"_(\d{8})\Z")
@@ -180,7 +182,7 @@ def _oldest_kept(connection: Connection, before: UUID) -> tuple[UUID, str] | Non
         return None
     starts = [_floor(day) for day in sorted(_partitions_by_day(connection))]
     edges = [_FIRST, *(start for start in starts if start < before), before]
-    for first, end in zip(edges, edges[1:], strict=False):
+    for first, end in pairwise(edges):
         row = connection.execute(
             _SQL.oldest_kept_read, {"first": first, "before": end, "campaign_ids": campaigns}
         ).fetchone()
@@ -242,7 +244,7 @@ def _drop(connection: Connection, day: date, partitions: list[str]) -> None:
             if fault_of(error) is not Fault.CONTENTION:
                 raise
         if attempt < DROP_ATTEMPTS_MAX - 1:
-            time.sleep(DROP_PAUSE_S)
+            time.sleep(min(DROP_PAUSE_S * 2**attempt, DROP_PAUSE_MAX_S))
     raise PruneBusyError(PruneBusyError.__doc__)
 
 
@@ -270,7 +272,7 @@ def _day_of(intent_id: UUID) -> date:
     return datetime.fromtimestamp((intent_id.int >> 80) / 1000, UTC).date()
 
 
-def _one(connection: Connection, name: str, **parameters: object) -> tuple[object, ...]:
+def _one(connection: Connection, name: str, **parameters: object) -> tuple[Any, ...]:
     row = connection.execute(_SQL[name], parameters).fetchone()
     if row is None:
         raise AssertionError(f"query {name} returned nothing")
