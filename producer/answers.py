@@ -11,7 +11,6 @@ from msgspec import Struct
 from workers.contract.resource import IntentResource
 from workers.domain.intent import IssuanceIntent, Kind, OrderIntent
 
-
 INTAKE_LIMIT = "intake"  # the layer that binds when too many wait for a lane
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
 import threading
-import time
 from collections.abc import Callable, Mapping
 
+import msgspec
 import psycopg
 import structlog
 from msgspec import Struct, field

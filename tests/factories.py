@@ -144,7 +144,8 @@ def give_coupons(
             (list(users), campaign_id),
         )
         connection.execute(
-            "UPDATE budgets SET reserved = reserved + %s WHERE campaign_id = %s", (held, campaign_id)
+            "UPDATE budgets SET reserved = reserved + %s WHERE campaign_id = %s",
+            (held, campaign_id),
         )
         connection.execute(
             "INSERT INTO ledger (batch_id, account, delta) VALUES (%s, %s, %s), (%s, %s, %s)",
@@ -160,7 +161,7 @@ def open_gate(valkey_url: str, in_flight_max: int = 1_000_000) -> Gate:
     """Make a gate that knows that nothing is in flight, so that it admits at once."""
     client = open_client(valkey_url, timeout_ms=5_000)
     gate = Gate(client, key_prefix="tidegate:", in_flight_max=in_flight_max, unreconciled_rate=200)
-    gate.reconcile(lambda: [])
+    gate.reconcile(list)
     return gate
 
 
@@ -187,9 +188,7 @@ class Shop:
             dispatch_after_ms=5_000,
         )
         self.session = BatchSession(lambda: connect(dsn, WORKER, Bounds(), name="test-worker"), "w")
-        self.processor = Processor(
-            self.session, self.told.extend, batch_max=batch_max, **processor
-        )
+        self.processor = Processor(self.session, self.told.extend, batch_max=batch_max, **processor)
 
     def order(self, user_id: str = "u-1", **fields: Any) -> Posted:
         """Return the wish of a user for one tea and one bun; every field may be given."""

@@ -36,7 +36,9 @@ class Servers:
         Raises EmbeddedError with the reason and the mend.
         """
         if sys.platform != "linux":
-            msg = "the embedded servers run on Linux; elsewhere give the settings of your own PostgreSQL and Valkey"
+            msg = (
+                "the embedded servers run on Linux; elsewhere set up PostgreSQL and Valkey yourself"
+            )
             raise EmbeddedError(msg)
         environ = child_environ(self._folder)
         for tries_left in reversed(range(_TRIES_MAX)):

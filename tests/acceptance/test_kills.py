@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -30,10 +31,8 @@ def kill(cluster: Cluster, *roles: str) -> None:
     """Kill every process of these roles, as a power cut would."""
     for role in roles:
         for pid in cluster.processes().get(role, []):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def flush(cluster: Cluster) -> None:

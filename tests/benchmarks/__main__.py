@@ -80,7 +80,18 @@ def _plain(seconds: float) -> Row:
         }
         coupons = _coupons(cluster, int(2_000 * seconds), 0)
         module = "tests.benchmarks.plain_celery"
-        worker = ("celery", "-A", f"{module}:app", "worker", "-c", "2", "-Q", "plain", "-l", "ERROR")
+        worker = (
+            "celery",
+            "-A",
+            f"{module}:app",
+            "worker",
+            "-c",
+            "2",
+            "-Q",
+            "plain",
+            "-l",
+            "ERROR",
+        )
         web = ("uvicorn", f"{module}:intake", "--port", str(port), "--no-access-log")
         with _running(worker, environ), _running(web, environ):
             _wait_for(port)
@@ -141,37 +152,42 @@ def _told(row: Row) -> Row:
 
 def _document(rows: Sequence[Row]) -> str:
     plain = rows[-1]
-    best = max(rows[:-1], key=lambda row: row.committed_per_s)
-    same = next(row for row in rows if row.connections == plain.connections)
-    lines = [
-        "# Results",
-        "",
-        f"Written by `make bench` on {datetime.date.today().isoformat()}: Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores, everything (sender, servers, all "
-        "processes) on one machine; PostgreSQL with fsync.",
-        "",
-        "Two-line orders on one hot pair of SKUs, each redeeming a coupon, one intent per POST, closed "
-        "loop. Committed is counted in the tables, while the load lasts.",
-        "",
-        "| system | connections | accepted/s | committed/s | committed / accepted | drain s | p50 ms | "
-        "p99 ms | sender, of a core |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row.name} | {row.connections:,} | {row.accepted_per_s:,.0f} | {row.committed_per_s:,.0f} | "
-        f"{row.ratio:.2f} | {row.drain_s:.1f} | {row.p50_ms:.1f} | {row.p99_ms:.1f} | "
-        f"{row.sender_cpu:.0%} |"
-        for row in rows
-    ]
-    lines += [
-        "",
-        f"At {plain.connections} connections Tidegate committed {same.committed_per_s:,.0f} a second where "
-        f"plain Celery (one task and one transaction per order, same rows, prefork 2) committed "
-        f"{plain.committed_per_s:,.0f}: **{same.committed_per_s / plain.committed_per_s:.1f} ×**; at its "
-        f"best {best.committed_per_s / plain.committed_per_s:.1f} ×.",
-        "",
-    ]
-    return "\n".join(lines)
+    best = max(row.committed_per_s for row in rows[:-1])
+    same = next(row.committed_per_s for row in rows if row.connections == plain.connections)
+    table = "\n".join(_line(row) for row in rows)
+    return f"""# Results
+
+Written by `make bench` on {datetime.datetime.now(datetime.UTC).date()}: Python \
+{platform.python_version()}, {os.cpu_count()} cores, everything (sender, servers, all processes) on one \
+machine; PostgreSQL with fsync.
+
+Two-line orders on one hot pair of SKUs, each redeeming a coupon, one intent per POST, closed loop. \
+Committed is counted in the tables, while the load lasts.
+
+| system | connections | accepted/s | committed/s | committed / accepted | drain s | p50 ms | p99 ms \
+| sender, of a core |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+{table}
+
+At {plain.connections} connections Tidegate committed {same:,.0f} a second where plain Celery (one task \
+and one transaction per order, the same rows, prefork 2) committed {plain.committed_per_s:,.0f}: \
+**{same / plain.committed_per_s:.1f} ×**; at its best {best / plain.committed_per_s:.1f} ×.
+"""
+
+
+def _line(row: Row) -> str:
+    figures = (
+        row.name,
+        f"{row.connections:,}",
+        f"{row.accepted_per_s:,.0f}",
+        f"{row.committed_per_s:,.0f}",
+        f"{row.ratio:.2f}",
+        f"{row.drain_s:.1f}",
+        f"{row.p50_ms:.1f}",
+        f"{row.p99_ms:.1f}",
+        f"{row.sender_cpu:.0%}",
+    )
+    return f"| {' | '.join(figures)} |"
 
 
 if __name__ == "__main__":

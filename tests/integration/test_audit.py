@@ -65,7 +65,11 @@ def _fill(shop) -> None:
         shop.order("u-7", lines=(Line("rare", 2),)),
         shop.order("u-8", coupon_code=codes[0]),
     )
-    assert sorted(shop.work(refused).outcomes) == ["coupon_unknown", "sold_out", "user_limit_reached"]
+    assert sorted(shop.work(refused).outcomes) == [
+        "coupon_unknown",
+        "sold_out",
+        "user_limit_reached",
+    ]
     [poison] = shop.accept(shop.order("u-13"))
     shop.processor._quarantine(poison, "it raised", 3, audit_report := _report())
     assert audit_report.quarantined == 1
@@ -173,7 +177,7 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
         "orders_from_intents",
     ),
     "a committed intent whose order was lost": (
-        f"""DELETE FROM order_lines WHERE order_id = {_order('u-5')};
+        f"""DELETE FROM order_lines WHERE order_id = {_order("u-5")};
             DELETE FROM orders WHERE user_id = 'u-5'""",
         "orders_from_intents orders_in_ledger",
     ),
@@ -183,17 +187,17 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
     ),
     "an order of other goods than were wished for": (
         f"""UPDATE intents SET body = replace(body::text, '"tea"', '"rare"')::json
-            WHERE intent_id = {_order('u-0')}""",
+            WHERE intent_id = {_order("u-0")}""",
         "orders_as_wished",
     ),
     "an order of another quantity than was wished for": (
         f"""UPDATE intents SET body = replace(body::text, '"quantity":1', '"quantity":2')::json
-            WHERE intent_id = {_order('u-0')}""",
+            WHERE intent_id = {_order("u-0")}""",
         "orders_as_wished",
     ),
     "an order with another coupon than was given": (
         f"""UPDATE intents SET body = (body::jsonb || '{{"coupon_id": "{GHOST[1:-1]}"}}')::json
-            WHERE intent_id = {_order('u-0')}""",
+            WHERE intent_id = {_order("u-0")}""",
         "orders_as_wished",
     ),
     "a line at another price than the order's total says": (
@@ -250,7 +254,7 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
     ),
     "an order that was confirmed behind the stock's back": (
         f"""UPDATE orders SET status = 'confirmed' WHERE user_id = 'u-1';
-            INSERT INTO payments VALUES ({_order('u-1')}, 'p', 1100, 'accepted')""",
+            INSERT INTO payments VALUES ({_order("u-1")}, 'p', 1100, 'accepted')""",
         "stock_matches_orders budgets_hold",
     ),
     "money spent that no order took": (
@@ -291,8 +295,8 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
         "coupons_redeemed_once_by_owner redemptions_match_orders orders_as_wished budgets_hold",
     ),
     "a redemption by an order that is over": (
-        f"""UPDATE redemptions SET order_id = {_order('u-5')}
-            WHERE order_id = {_order('u-0')}""",
+        f"""UPDATE redemptions SET order_id = {_order("u-5")}
+            WHERE order_id = {_order("u-0")}""",
         "redemptions_match_orders",
     ),
     "a redemption that was lost, so that the coupon can be used again": (
@@ -303,7 +307,10 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
         "UPDATE user_counters SET used = used - 1 WHERE user_id = 'u-6' AND kind = 'order'",
         "user_limits_hold",
     ),
-    "a counter that was lost": ("DELETE FROM user_counters WHERE user_id = 'u-6'", "user_limits_hold"),
+    "a counter that was lost": (
+        "DELETE FROM user_counters WHERE user_id = 'u-6'",
+        "user_limits_hold",
+    ),
     "a user above his maximum": (
         """ALTER TABLE user_counters DROP CONSTRAINT user_limit_not_exceeded;
            UPDATE user_counters SET max = 2 WHERE user_id = 'u-6'""",
@@ -339,7 +346,7 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
     ),
     "an order that was paid twice": (
         f"""DROP INDEX payments_accepted_once;
-            INSERT INTO payments VALUES ({_order('u-9')}, 'again', 0, 'accepted')""",
+            INSERT INTO payments VALUES ({_order("u-9")}, 'again', 0, 'accepted')""",
         "payments_match_orders",
     ),
     "a cancelled order that keeps its payment": (

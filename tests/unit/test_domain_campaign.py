@@ -272,7 +272,9 @@ def test_a_shifted_campaign_keeps_the_length_of_its_windows() -> None:
     assert moved.ends_at == file.campaign.ends_at + by
     assert moved.coupon is not None
     assert moved.coupon.valid_from == now
-    assert moved.coupon.valid_until - moved.starts_at == timedelta(days=22, hours=13, minutes=59, seconds=59)
+    assert moved.coupon.valid_until - moved.starts_at == timedelta(
+        days=22, hours=13, minutes=59, seconds=59
+    )
 
 
 @pytest.mark.parametrize(

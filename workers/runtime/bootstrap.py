@@ -24,9 +24,7 @@ def build_processor(settings: Settings) -> Processor:
     session = BatchSession(
         opener(settings.postgres, WORKER, "worker"), worker=f"{socket.gethostname()}:{os.getpid()}"
     )
-    return Processor(
-        session, announcer(open_gate(settings)), batch_max=settings.worker.batch_max
-    )
+    return Processor(session, announcer(open_gate(settings)), batch_max=settings.worker.batch_max)
 
 
 def announcer(gate: Gate) -> Callable[[Sequence[IntentResource]], None]:

@@ -90,7 +90,9 @@ def build_schedule(settings: Settings) -> Schedule:
             batch_max=settings.worker.batch_max,
         ),
     )
-    schedule = Schedule(lambda name, error: _log.warning("duty failed", duty=name, error=repr(error)))
+    schedule = Schedule(
+        lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
+    )
     reconcile_s = settings.redispatcher.reconcile_interval_ms / 1000
     schedule.add("reconcile unknown gate", 0, lambda: _reconcile_unknown(gate, store))
     schedule.add("reconcile gate", reconcile_s, lambda: _reconcile(gate, store))

@@ -22,8 +22,8 @@ from config import failpoints
 from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
-from workers.runtime.bootstrap import build_processor
 from workers.runtime import watchdog
+from workers.runtime.bootstrap import build_processor
 from workers.runtime.telemetry import serve_metrics, tell_batch
 from workers.service.process_batch import Processor
 from workers.store.errors import Fault, fault_of

@@ -83,7 +83,10 @@ def run(
 
 
 def check_all(
-    connection: Connection, *, drained: bool = False, progress: Callable[[str], None] = lambda _: None
+    connection: Connection,
+    *,
+    drained: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> AuditReport:
     """Check every rule within the transaction that `connection` is in."""
     started = time.perf_counter()

@@ -13,7 +13,9 @@ from workers.store.sql import queries
 
 _SQL = queries("migrate")
 # A migration may wait for traffic and may rewrite a table; it is no statement of a busy minute.
-_BOUNDS = Bounds(statement_timeout_ms=600_000, lock_timeout_ms=30_000, idle_in_transaction_ms=600_000)
+_BOUNDS = Bounds(
+    statement_timeout_ms=600_000, lock_timeout_ms=30_000, idle_in_transaction_ms=600_000
+)
 
 
 class MigrationError(Exception):

@@ -68,7 +68,8 @@ LOCK TABLE ONLY intents, ONLY outcomes IN ACCESS EXCLUSIVE MODE
 SELECT EXISTS (SELECT FROM open_intents WHERE intent_id >= %(first)s AND intent_id < %(before)s)
 
 -- partition_drop --
-DROP TABLE {partition}
+-- Another run may have been faster.
+DROP TABLE IF EXISTS {partition}
 
 -- intents_default_delete --
 -- By the partition's own name: the table is append-only for everybody who says `intents`.
