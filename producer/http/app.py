@@ -42,11 +42,14 @@ class App:
     def __init__(self, open_api: Open) -> None:
         self._open_api = open_api
         self._api: Api | None = None
-        self._hot = _Endpoint(self, {"POST": post_intent})
+        self._hot = _Endpoint(self, HOT_PATH, {"POST": post_intent})
         self._router = Router(
-            [Route(_open(path), _Endpoint(self, handlers)) for path, handlers in ROUTES.items()],
+            [
+                Route(_open(path), _Endpoint(self, path, handlers))
+                for path, handlers in ROUTES.items()
+            ],
             redirect_slashes=False,
-            default=_Endpoint(self, {}),
+            default=_Endpoint(self, "", {}),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,8 +93,9 @@ class App:
 class _Endpoint:
     """The handlers of one path: calls them, and tells what they raise."""
 
-    def __init__(self, app: App, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, app: App, path: str, handlers: Mapping[str, Handler]) -> None:
         self._app = app
+        self._path = path
         self._handlers = dict(handlers)
         if "GET" in self._handlers:
             self._handlers["HEAD"] = self._handlers["GET"]
@@ -110,14 +114,17 @@ class _Endpoint:
         except CallerGone:
             return
         except Exception:
-            _log.exception("call failed", path=call.path, trace_id=call.trace_id)
+            # Not the path itself: it may name a user.
+            _log.exception("call failed", route=self._path, trace_id=call.trace_id)
             reply = call.render(
                 Problem(Code.INTERNAL_ERROR, "The log has more of it.", accepted="unknown")
             )
-        if isinstance(reply, Stream):
-            await _stream(call, reply, send)
-        else:
+        if isinstance(reply, Reply):
             await _send(reply, send)
+        elif scope["method"] == "HEAD":
+            await _send(Reply(reply.status, b"", list(reply.headers)), send)
+        else:
+            await _stream(call, reply, send)
 
     def _no_handler(self) -> Problem:
         if not self._handlers:
@@ -154,4 +161,6 @@ async def _stream(call: Call, stream: Stream, send: Send) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pumped, _ = await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(pumped, Exception):
+            _log.error("stream failed", exc_info=pumped, trace_id=call.trace_id)

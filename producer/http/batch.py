@@ -9,7 +9,6 @@ from producer.answers import Posted
 from producer.http import decoding, headers
 from producer.http.auth import Gateway
 from producer.http.calls import BATCH_BYTES_MAX, INTENT_BYTES_MAX, Call, Reply
-from producer.http.messages import language_for
 from producer.http.problems import Code, Problem
 from producer.http.replies import REPLAYED, reply_to
 from workers.contract.ids import uuid7_many
@@ -82,8 +81,8 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
         await asyncio.wait(answers)
         for (at, item), answer in zip(wave, answers, strict=True):
             try:
-                language = language_for(item.locale, call.headers.get(b"accept-language"))
-                results[at] = _result(reply_to(answer.result(), call.api, language))
+                call.locale = item.locale
+                results[at] = _result(reply_to(answer.result(), call.api, call.language))
             except Problem as problem:
                 results[at] = _result_of_problem(call, problem, item.locale)
     return [results[at] for at in range(len(items))]

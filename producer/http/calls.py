@@ -23,6 +23,8 @@ INTENT_BYTES_MAX = 8 * 1_024
 BATCH_BYTES_MAX = 1_024 * 1_024
 _QUERY_BYTES_MAX = 4 * 1_024
 
+_LANGUAGES_MAX = 256  # bytes of Accept-Language that are read, and remembered
+
 # Said twice and differently, these leave it open what was meant.
 _SAID_ONCE = (b"authorization", b"content-type", b"idempotency-key", b"traceparent")
 
@@ -90,7 +92,7 @@ class Call:
     @property
     def language(self) -> Language:
         """The language of the intent, or the one the caller prefers."""
-        return language_for(self.locale, self.headers.get(b"accept-language"))
+        return language_for(self.locale, self.headers.get(b"accept-language", b"")[:_LANGUAGES_MAX])
 
     def parameter(self, name: str) -> str:
         """Return a parameter of the path."""
@@ -126,7 +128,7 @@ class Call:
     async def body(self, bytes_max: int) -> bytes:
         """Read the body; raises Problem when there is more of it than allowed."""
         declared = self.headers.get(b"content-length")
-        if declared is not None and len(declared) < 20 and int(declared) > bytes_max:
+        if declared is not None and declared.isdigit() and int(declared[:19]) > bytes_max:
             raise _too_large(bytes_max)
         message = await self._receive()
         body: bytes = message.get("body", b"")

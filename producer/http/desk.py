@@ -115,7 +115,7 @@ class Desk:
             "questions", lambda: _Jobs(open_reading), _Excuses(), bounds(2, 1)
         )
         self._changes: Batcher[Job, Any] = Batcher(
-            "changes", lambda: _Jobs(open_changing), _Excuses(), bounds(2, 1)
+            "changes", lambda: _Jobs(open_changing), _Excuses(), bounds(4, 1)
         )
 
     async def read(self, intent_id: UUID) -> IntentResource | None:

@@ -77,10 +77,8 @@ def is_media_type(raw: bytes | None, accepted: Sequence[bytes]) -> bool:
     return all(_CHARSET.fullmatch(charset) for charset in charsets)
 
 
-def languages(raw: bytes | None) -> list[str]:
+def languages(raw: bytes) -> list[str]:
     """Read `Accept-Language`: primary subtags (or `*`), the most wanted first."""
-    if raw is None or len(raw) > 1_000:
-        return []
     wanted: list[tuple[float, str]] = []
     for part in raw.decode("latin-1").lower().replace(" ", "").split(","):
         found = _RANGE.fullmatch(part)

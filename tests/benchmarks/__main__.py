@@ -158,8 +158,8 @@ def _document(rows: Sequence[Row]) -> str:
     return f"""# Results
 
 Written by `make bench` on {datetime.datetime.now(datetime.UTC).date()}: Python \
-{platform.python_version()}, {os.cpu_count()} cores, everything (sender, servers, all processes) on one \
-machine; PostgreSQL with fsync.
+{platform.python_version()}, {os.cpu_count()} cores, everything (sender, servers, all processes) \
+on one machine; PostgreSQL with fsync.
 
 Two-line orders on one hot pair of SKUs, each redeeming a coupon, one intent per POST, closed loop. \
 Committed is counted in the tables, while the load lasts.
@@ -169,8 +169,8 @@ Committed is counted in the tables, while the load lasts.
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {table}
 
-At {plain.connections} connections Tidegate committed {same:,.0f} a second where plain Celery (one task \
-and one transaction per order, the same rows, prefork 2) committed {plain.committed_per_s:,.0f}: \
+At {plain.connections} connections Tidegate committed {same:,.0f} a second where plain Celery \
+(one task and one transaction per order, the same rows, prefork 2) committed {plain.committed_per_s:,.0f}: \
 **{same / plain.committed_per_s:.1f} ×**; at its best {best / plain.committed_per_s:.1f} ×.
 """
 

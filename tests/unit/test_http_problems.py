@@ -42,17 +42,17 @@ def test_a_problem_with_a_wait_tells_it_in_its_message(language: str) -> None:
 @pytest.mark.parametrize(
     ("locale", "accepted", "expected"),
     [
-        ("zh-CN", None, "zh-CN"),
-        ("zh-Hant-TW", None, "zh-CN"),
+        ("zh-CN", b"", "zh-CN"),
+        ("zh-Hant-TW", b"", "zh-CN"),
         ("el", b"en", "el"),
         ("fr", b"el", "en"),
         (None, b"fr, el;q=0.5, en;q=0.1", "el"),
         (None, b"fr", "en"),
-        (None, None, "en"),
+        (None, b"", "en"),
     ],
 )
 def test_the_intents_locale_wins_over_the_callers_language(
-    locale: str | None, accepted: bytes | None, expected: str
+    locale: str | None, accepted: bytes, expected: str
 ) -> None:
     """The message is for the user of the chat; who speaks of no language we have reads English."""
     assert language_for(locale, accepted) == expected

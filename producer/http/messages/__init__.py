@@ -44,7 +44,7 @@ class Messages:
 
 
 @lru_cache(maxsize=1_024)
-def language_for(locale: str | None, accept_language: bytes | None = None) -> Language:
+def language_for(locale: str | None, accept_language: bytes = b"") -> Language:
     """Choose the language of an intent's locale, else of Accept-Language, else English."""
     if locale is not None:
         return _BY_PRIMARY_SUBTAG.get(locale.partition("-")[0].lower(), DEFAULT)
