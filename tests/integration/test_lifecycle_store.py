@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 import psycopg
 import pytest
-from kit import World, at_once, ids_of, order, working
+from kit import World, at_once, comes_true, ids_of, order, working
 
 from tests.factories import COUPON, GATEWAY, PRICE
 from workers.domain.lifecycle import Answer
@@ -67,14 +69,8 @@ def _cancel(connection: Connection, order_id: UUID) -> Answer:
 
 def _race(clients: Sequence[Connection], *moves: Callable[[Connection], object]) -> Counter[object]:
     """Let all clients make these moves in turn, at one moment."""
-    return Counter(
-        at_once(
-            [
-                lambda move=moves[place % len(moves)], client=client: move(client)
-                for place, client in enumerate(clients)
-            ]
-        )
-    )
+    pairs = zip(clients, itertools.cycle(moves), strict=False)
+    return Counter(at_once([partial(move, client) for client, move in pairs]))
 
 
 # One after the other -----------------------------------------------------------------------------
@@ -303,6 +299,10 @@ def test_payments_cancels_and_expiries_of_one_order_take_effect_once(
 def test_expiry_and_sale_to_the_same_users_deadlock_nobody(world: World) -> None:
     """Orders of one good expire while the same users buy another: only their counters meet."""
     users = 150
+    world.admin.execute(  # on disk in another order than by name, as users come
+        "INSERT INTO user_counters SELECT 'spring', 'u-' || n, 'order', 0, 21"
+        " FROM generate_series(149, 0, -1) AS n"
+    )
     expirer = world.connection(WORKER)
     worker = world.processor("seller")
     for _ in range(12):
@@ -311,7 +311,7 @@ def test_expiry_and_sale_to_the_same_users_deadlock_nobody(world: World) -> None
         batch = [order(f"u-{n}", lines=[("bun", 1)]) for n in reversed(range(users))]
         world.intake().submit(batch)
         expired, report = at_once(
-            [lambda: lifecycle.expire_due(expirer, users), lambda: worker.run(ids_of(batch))]
+            [partial(lifecycle.expire_due, expirer, users), partial(worker.run, ids_of(batch))]
         )
         assert expired == users
         assert report.outcomes.total() == users
@@ -352,6 +352,7 @@ def _keep_selling(world: World, place: int, order_ids: list[UUID]) -> None:
         batch = [order(f"u-{n}", lines=goods) for n in range(30)]
         intake.submit(batch)
         order_ids += ids_of(batch)
+        assert comes_true(lambda: world.open_count() < 100)
 
 
 class _Life:
