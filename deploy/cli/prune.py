@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
-class _Age(click.ParamType):
+class _Age(click.ParamType[timedelta]):
     """An age of a day or more: 30d, 36h, 4w."""
 
     name = "age"

@@ -81,8 +81,8 @@ def measure(
             accepted_per_s=accepted / took,
             committed_per_s=committed / took,
             drain_s=time.monotonic() - began,
-            p50_ms=books.reply.at(0.50) * 1_000,
-            p99_ms=books.reply.at(0.99) * 1_000,
+            p50_ms=books.reply.at(0.50),
+            p99_ms=books.reply.at(0.99),
             sender_cpu=cpu / took,
         )
 

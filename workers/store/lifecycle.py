@@ -136,6 +136,10 @@ def _gather(
             {"campaign_ids": [c for c, _ in goods], "skus": [sku for _, sku in goods]},
         )
         coupons = connection.execute(_SQL.coupons_lock, {"coupon_ids": coupon_ids})
+        connection.execute(
+            _SQL.counters_lock,
+            {"campaign_ids": [row[1] for row in rows], "user_ids": [row[2] for row in rows]},
+        )
         payments = connection.execute(_SQL.payments_read, {"order_ids": order_ids})
         clock = connection.execute(_SQL.clock_read)
         orders = _orders(rows, lines, dict(budgets), dict(coupons), payments.fetchall())

@@ -153,9 +153,9 @@ def _read(connection: Connection, intent_id: UUID) -> Story | None:
     coupon_id = intent_id if order is None else order.coupon_id
     coupon = one(Coupon, "coupon_read", coupon_id=coupon_id)
     decision, quarantine = one(Decision, "outcome_read"), one(Quarantine, "quarantine_read")
-    if wish is order is coupon is decision is quarantine is None:
+    if not any((wish, order, coupon, decision, quarantine)):
         return None
-    retry_of = connection.execute(_SQL.retry_of_read, {"intent_id": intent_id}).fetchone()
+    retried = connection.execute(_SQL.retry_of_read, {"intent_id": intent_id}).fetchone()
     return Story(
         intent_id=intent_id,
         status=_status(wish, decision, quarantine),
@@ -169,7 +169,7 @@ def _read(connection: Connection, intent_id: UUID) -> Story | None:
         payments=many(Payment, "payments_read"),
         batch_movements=many(Movement, "ledger_read", batch_id=order.batch_id) if order else [],
         quarantine=quarantine,
-        retry_of=retry_of and retry_of[0],
+        retry_of=None if retried is None else retried[0],
     )
 
 

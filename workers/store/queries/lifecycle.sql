@@ -31,6 +31,12 @@ ORDER BY campaign_id, sku FOR NO KEY UPDATE
 SELECT coupon_id, value FROM coupons WHERE coupon_id = ANY(%(coupon_ids)b::uuid[])
 ORDER BY coupon_id FOR NO KEY UPDATE
 
+-- counters_lock --
+SELECT 1 FROM user_counters
+WHERE (campaign_id, user_id) IN (SELECT * FROM unnest(%(campaign_ids)b::text[], %(user_ids)b::text[]))
+  AND kind = 'order'
+ORDER BY campaign_id, user_id, kind FOR NO KEY UPDATE
+
 -- payments_read --
 SELECT order_id, reference, amount, status FROM payments
 WHERE order_id = ANY(%(order_ids)b::uuid[]) ORDER BY order_id, recorded_at
