@@ -2,8 +2,9 @@
 SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin
-# Locked versions, this machine's own Python, no download of another.
+# Locked versions, this machine's own Python and certificates, no download of another Python.
 export UV_PYTHON_DOWNLOADS := never
+export UV_SYSTEM_CERTS ?= 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -18,6 +19,7 @@ setup: $(VENV)/synced ## Build the virtual environment from uv.lock
 $(VENV)/synced: pyproject.toml uv.lock
 	@command -v uv >/dev/null 2>&1 || test -x $(RUN)/uv || \
 		{ python3 -m venv $(VENV) && $(RUN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@echo "Building $(VENV) from uv.lock" >&2
 	@UV=$$(command -v uv || echo $(RUN)/uv); "$$UV" sync --quiet --locked --all-extras --inexact
 	@touch $@
 

@@ -44,6 +44,7 @@ INTENTS_MAX = 500
 BODY_BYTES_MAX = 1 << 20
 KEY_ID_HEADER = "tidegate_key_id"
 SIGNATURE_HEADER = "tidegate_signature"
+SCOPE = "intents:write"  # as over HTTP
 AHEAD_MAX = timedelta(seconds=30)  # a sender's clock may be this far ahead of ours
 
 
@@ -69,16 +70,19 @@ def register_submit_intent(
     `gateway_of(key_id, body, signature)` returns the gateway whose live key signed the body, or None.
     """
 
-    @app.task(name=SUBMIT_INTENT_TASK, bind=True)  # type: ignore[untyped-decorator]
+    @app.task(name=SUBMIT_INTENT_TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def submit_intent(task: Task, intents: object) -> None:
-        body = canonical(intents)
+        try:
+            body = canonical(intents)
+        except (TypeError, ValueError, RecursionError) as error:  # no JSON that we would have sent
+            return _drop(str(error)[:200])
         headers = task.request.headers or {}
         key_id, signature = headers.get(KEY_ID_HEADER), headers.get(SIGNATURE_HEADER)
         if not (isinstance(key_id, str) and isinstance(signature, str)):
             return _drop("not signed")
         gateway_id = gateway_of(key_id, body, signature)
         if gateway_id is None or len(body) > BODY_BYTES_MAX:
-            return _drop("signature of no live key, or too large")
+            return _drop("signature of no live key with the scope, or too large")
         try:
             posted = read(body, gateway_id, datetime.now(UTC))
         except msgspec.MsgspecError as error:
@@ -99,7 +103,8 @@ def _drop(why: str, **known: str) -> None:
 def read(body: bytes, gateway_id: str, now: datetime) -> list[Posted]:
     """Read a signed body; raises msgspec.MsgspecError naming the field that is wrong.
 
-    What is left of an intent's `ttl_ms` goes on counting; what is past it is left out.
+    What is past its `ttl_ms` is left out; what is not has its whole `ttl_ms` from acceptance, as
+    over HTTP, for a key is bound to the intent as it was sent.
     """
     submitted = _decode(body)
     ids = uuid7_many(len(submitted))
@@ -156,7 +161,7 @@ class _Desk:
         ):
             return None
         with self._open() as connection:
-            return gateway_of_key(connection, key_id)
+            return gateway_of_key(connection, key_id, SCOPE)
 
     def submit(self, batch: Sequence[Posted]) -> Sequence[Answer]:
         answers = self._intake.submit(batch)

@@ -35,7 +35,7 @@ def audit(dsn: str | None, data: Path | None, drained: bool, as_json: bool) -> i
     from workers.store import audit as store
     from workers.store.pool import AUDITOR
 
-    with _progress(len(store.rules())) as progress:
+    with _progress(len(store.rules()) - (not drained)) as progress:
         report = store.run(settings.postgres.dsn, AUDITOR, drained=drained, progress=progress)
     if sys.stdout.isatty() and not as_json:
         _draw(report)
@@ -80,16 +80,16 @@ def _line(check: Check) -> str:
 
 
 def _verdict(report: AuditReport) -> str:
-    asked = f"{len(report.checks)} checks in {report.took_ms / 1000:.1f} s"
-    flight = f"{report.in_flight} intents in flight"
+    took = f"in {report.took_ms / 1000:.1f} s; in flight: {report.in_flight:,}"
     if report.clean:
-        return f"clean: {asked}, no violation, {flight}"
-    return f"NOT CLEAN: {len(report.violated)} of {asked} found violations, {flight}"
+        return f"clean: {len(report.checks)} checks, no violation, {took}"
+    return f"NOT CLEAN: {len(report.violated)} of {len(report.checks)} checks are violated, {took}"
 
 
 def _draw(report: AuditReport) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
@@ -97,15 +97,15 @@ def _draw(report: AuditReport) -> None:
     for name in ("examined", "violations", "ms"):
         table.add_column(name, justify="right")
     for check in report.checks:
+        bad = check.violations > 0
+        rule = f"{check.rule}\n{check.name}, for example {check.example}" if bad else check.rule
         table.add_row(
-            "[red]✗[/]" if check.violations else "[green]✓[/]",
-            f"[red]{check.rule}[/]\n{check.name}, for example {check.example}"
-            if check.violations
-            else check.rule,
+            Text("✗" if bad else "✓", "red" if bad else "green"),
+            Text(rule, "red" if bad else ""),
             f"{check.examined:,}",
-            f"[red]{check.violations:,}[/]" if check.violations else "0",
+            Text(f"{check.violations:,}", "red" if bad else ""),
             f"{check.took_ms:,.0f}",
         )
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
     console.print(_verdict(report), style="bold green" if report.clean else "bold red")

@@ -21,26 +21,25 @@ if TYPE_CHECKING:
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
-class _Age(click.ParamType[timedelta]):
-    """An age of a day or more: 30d, 36h, 4w."""
-
-    name = "age"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        """Read a number and a unit."""
-        match = re.fullmatch(r"([0-9]{1,6})([hdw])", value)
-        if match is None:
-            self.fail(f"{value!r} is no age; write 30d, 36h or 4w", param, ctx)
-        age = timedelta(**{_UNITS[match[2]]: int(match[1])})
-        if age < timedelta(days=1):
-            self.fail(f"{value} is less than a day, which is kept in any case", param, ctx)
-        return age
+def _age(ctx: click.Context, param: click.Parameter, value: str) -> timedelta:
+    """Read an age of a day or more: a number and a unit."""
+    match = re.fullmatch(r"([0-9]{1,6})([hdw])", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no age; write 30d, 36h or 4w")
+    age = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if age < timedelta(days=1):
+        raise click.BadParameter(f"{value} is less than a day, which is kept in any case")
+    return age
 
 
 @click.command()
-@click.option("--older-than", type=_Age(), required=True, help="What to remove: 30d, 36h, 4w.")
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    callback=_age,
+    required=True,
+    help="What to remove: 30d, 36h, 4w.",
+)
 @click.option("--yes", is_flag=True, help="Remove it; otherwise only say what would be removed.")
 @data_option
 @json_option

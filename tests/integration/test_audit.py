@@ -168,8 +168,10 @@ CORRUPTIONS: dict[str, tuple[str, str]] = {
         "keys_bind_one_intent",
     ),
     "an intent whose user was changed after its key was bound": (
-        "UPDATE intents SET user_id = 'u-99' WHERE intent_id = (SELECT intent_id FROM outcomes "
-        "WHERE reason = 'sold_out')",
+        (
+            "UPDATE intents SET user_id = 'u-99' WHERE intent_id = (SELECT intent_id FROM outcomes "
+            "WHERE reason = 'sold_out')"
+        ),
         "keys_bind_one_intent",
     ),
     "an order of a refused intent": (

@@ -77,7 +77,7 @@ def register_process_batch(app: Celery, settings: Settings) -> None:
     """Add task `tidegate.process_batch` to the app."""
     processors: list[Processor] = []  # of this process; built by its first hint
 
-    @app.task(name=PROCESS_BATCH_TASK)  # type: ignore[untyped-decorator]
+    @app.task(name=PROCESS_BATCH_TASK, shared=False)  # type: ignore[untyped-decorator]
     def process_batch(intent_ids: object) -> None:
         hinted = _ids(intent_ids)
         if hinted is None:

@@ -20,7 +20,7 @@ def read_limits(
     return campaigns, gateways
 
 
-def gateway_of_key(connection: Connection, key_id: str) -> str | None:
-    """Return the gateway of a key that is not revoked, or None."""
-    row = connection.execute(_SQL.gateway_of_key, {"key_id": key_id}).fetchone()
+def gateway_of_key(connection: Connection, key_id: str, scope: str) -> str | None:
+    """Return the gateway of a key that is not revoked, if the gateway has the scope; or None."""
+    row = connection.execute(_SQL.gateway_of_key, {"key_id": key_id, "scope": scope}).fetchone()
     return row[0] if row else None

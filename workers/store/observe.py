@@ -102,6 +102,7 @@ class ProgressReader:
                 "counted_until": self._settled_until,
                 "settled_until": settled_until,
             },
+            prepare=False,  # planned for this very time: how much is new is what the plan rests on
         ).fetchall()
         settled, open_ended = Counter(self._settled), Counter[_Key]()
         for kind, reason, is_settled, count in rows:

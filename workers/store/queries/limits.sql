@@ -7,4 +7,4 @@ SELECT gateway_id, rate, burst FROM gateways WHERE revoked_at IS NULL
 -- gateway_of_key --
 SELECT k.gateway_id FROM gateway_keys k JOIN gateways g USING (gateway_id)
 WHERE k.key_id = %(key_id)s AND (k.revoked_at IS NULL OR k.revoked_at > clock_timestamp())
-  AND g.revoked_at IS NULL
+  AND g.revoked_at IS NULL AND %(scope)s = ANY(g.scopes)

@@ -1,0 +1,466 @@
+"""The schema: what each role may do, what no statement can do, and what an order weighs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.factories import add_campaign, give_coupons, one, open_shop, owner
+from workers.contract.ids import uuid7
+from workers.domain.intent import Line
+from workers.store import audit, migrate
+from workers.store.pool import AUDITOR, PRODUCER, WORKER, Bounds, Connection, connect
+
+ID = f"'{uuid7()}'"
+
+# Every table, and what a role may do with it besides looking. What is not named is denied.
+TABLES = [
+    "budgets",
+    "campaigns",
+    "claims",
+    "coupons",
+    "gateway_keys",
+    "gateways",
+    "idempotency_keys",
+    "intents",
+    "items",
+    "ledger",
+    "merchants",
+    "migrations",
+    "open_intents",
+    "operator_actions",
+    "order_lines",
+    "orders",
+    "outcomes",
+    "payments",
+    "quarantine",
+    "redemptions",
+    "retention",
+    "stock",
+    "stock_changes",
+    "user_counters",
+]
+MAY: dict[str, dict[str, str]] = {
+    PRODUCER: {"INSERT": "idempotency_keys intents open_intents", "UPDATE": "", "DELETE": ""},
+    WORKER: {
+        "INSERT": "outcomes orders order_lines payments coupons redemptions user_counters claims "
+        "quarantine ledger",
+        "UPDATE": "open_intents stock budgets user_counters orders payments coupons quarantine",
+        "DELETE": "open_intents claims redemptions",
+    },
+    AUDITOR: {"INSERT": "", "UPDATE": "", "DELETE": ""},
+}
+# Columns that a role may not update in a table some other column of which it may.
+KEPT = {
+    "open_intents": "intent_id accepted_at",
+    "stock": "campaign_id sku initial",
+    "budgets": "campaign_id budget",
+    "orders": "order_id user_id campaign_id total discount payable coupon_id batch_id created_at",
+    "payments": "order_id reference amount recorded_at",
+    "coupons": "coupon_id campaign_id user_id issued_at",
+    "quarantine": "intent_id error attempts quarantined_at",
+}
+
+
+@pytest.mark.parametrize("role", MAY)
+def test_a_role_may_change_what_its_work_needs_and_no_more(role, dsn):
+    """The rights of each role on each table are exactly these."""
+    with owner(dsn) as connection:
+        known = _column(
+            connection,
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'tidegate' "
+            "AND tablename !~ '_(default|[0-9]{8})$'",
+        )
+        assert set(TABLES) <= set(known)
+        for verb, allowed in MAY[role].items():
+            # A later migration's tables are none of this test's, but for the auditor's.
+            tables = known if role == AUDITOR else TABLES
+            granted = [table for table in tables if _may(connection, role, verb, table)]
+            assert granted == sorted(allowed.split()), verb
+        assert not any(_may(connection, role, "TRUNCATE", table) for table in known)
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_a_worker_changes_only_the_columns_that_change(table, dsn):
+    """An id, an amount, an owner are written once."""
+    with owner(dsn) as connection:
+        for column in KEPT[table].split():
+            query = "SELECT has_column_privilege(%s, %s, %s, 'UPDATE')"
+            row = connection.execute(query, (WORKER, f"tidegate.{table}", column)).fetchone()
+            assert row == (False,), column
+
+
+@pytest.mark.parametrize("role", [WORKER, AUDITOR])
+def test_nobody_but_the_api_reads_the_gateways_keys(role, dsn):
+    """A key's hash is of no use to who decides or audits."""
+    with connect(dsn, role, Bounds(), name="test") as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT * FROM gateway_keys")
+
+
+def test_the_producer_can_neither_sell_nor_give_nor_take_back(dsn):
+    """Said by the server, statement by statement."""
+    add_campaign(dsn)
+    for statement in (
+        f"INSERT INTO outcomes VALUES ({ID}, NULL, now())",
+        f"INSERT INTO coupons VALUES ({ID}, 'spring', 'u', 1, now())",
+        "UPDATE stock SET available = available - 1, sold = sold + 1",
+        "UPDATE intents SET user_id = 'u'",
+        "DELETE FROM open_intents",
+        "DELETE FROM idempotency_keys",
+        "INSERT INTO ledger (batch_id, account, delta) VALUES (gen_random_uuid(), 'a:b', 1)",
+    ):
+        _refused(dsn, PRODUCER, statement, psycopg.errors.InsufficientPrivilege)
+
+
+def test_the_worker_can_rewrite_neither_the_books_nor_what_was_told(dsn):
+    """The ledger, the outcomes and the journal are out of its reach once written."""
+    add_campaign(dsn)
+    for statement in (
+        "UPDATE ledger SET delta = 1",
+        "DELETE FROM ledger",
+        "UPDATE outcomes SET reason = 'sold_out'",
+        "DELETE FROM outcomes",
+        "UPDATE intents SET body = '{}'",
+        "DELETE FROM orders",
+        "UPDATE stock SET initial = 1",
+        "UPDATE budgets SET budget = 1",
+        "INSERT INTO idempotency_keys VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid())",
+        "UPDATE retention SET pruned_before = gen_random_uuid()",
+    ):
+        _refused(dsn, WORKER, statement, psycopg.errors.InsufficientPrivilege)
+
+
+def test_the_auditor_sees_the_contracts_views_and_changes_nothing(dsn, valkey_url):
+    """The views and their columns are a promise to whoever audits from outside."""
+    add_campaign(dsn)
+    with open_shop(dsn, valkey_url) as shop:
+        shop.sell(shop.order())
+    with connect(dsn, AUDITOR, Bounds(), name="test") as connection:
+        for view, columns in VIEWS.items():
+            cursor = connection.execute(f"SELECT * FROM audit.{view}".encode())
+            assert [column.name for column in cursor.description or ()] == columns.split()
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("CREATE TABLE tidegate.mine ()")
+
+
+VIEWS = {
+    "intents": "intent_id kind gateway_id idempotency_key user_id campaign_id accepted_at status "
+    "reason decided_at",
+    "orders": "order_id intent_id user_id campaign_id status total discount payable currency "
+    "coupon_id batch_id created_at",
+    "order_lines": "order_id campaign_id sku quantity unit_price",
+    "payments": "order_id reference amount status recorded_at",
+    "stock": "campaign_id sku initial available reserved sold",
+    "coupons": "coupon_id campaign_id user_id status value valid_until redeemed_by_order",
+    "budgets": "campaign_id budget spent reserved",
+    "ledger": "entry_id batch_id account delta recorded_at",
+    "accounts": "account balance",
+}
+
+# Constraints: what not even the owner can write ---------------------------------------------------
+
+FORBIDDEN = {
+    "selling more units than there are": (
+        "UPDATE stock SET available = available - 1001, sold = sold + 1001",
+        psycopg.errors.CheckViolation,
+    ),
+    "taking a unit that arrives nowhere": (
+        "UPDATE stock SET available = available - 1",
+        psycopg.errors.CheckViolation,
+    ),
+    "promising more money than there is": (
+        "UPDATE budgets SET reserved = budget + 1",
+        psycopg.errors.CheckViolation,
+    ),
+    "one order more than a user may have": (
+        "UPDATE user_counters SET used = max + 1",
+        psycopg.errors.CheckViolation,
+    ),
+    "redeeming a coupon in a second order": (
+        f"INSERT INTO redemptions SELECT coupon_id, {ID}, now() FROM redemptions",
+        psycopg.errors.UniqueViolation,
+    ),
+    "a second outcome": (
+        "INSERT INTO outcomes SELECT intent_id, 'sold_out', now() FROM outcomes",
+        psycopg.errors.UniqueViolation,
+    ),
+    "a second order of one intent": (
+        "INSERT INTO orders SELECT * FROM orders",
+        psycopg.errors.UniqueViolation,
+    ),
+    "a second payment that pays an order": (
+        "INSERT INTO payments SELECT order_id, 'another', amount, 'accepted' FROM payments",
+        psycopg.errors.UniqueViolation,
+    ),
+    "a second use of a key": (
+        f"INSERT INTO idempotency_keys SELECT digest, {ID}, fingerprint FROM idempotency_keys",
+        psycopg.errors.UniqueViolation,
+    ),
+    "a movement that comes from nowhere": (
+        (
+            "INSERT INTO ledger (batch_id, account, delta) "
+            "VALUES (gen_random_uuid(), 'stock:spring:tea:available', 1)"
+        ),
+        psycopg.errors.CheckViolation,
+    ),
+    "a movement between two units": (
+        (
+            f"INSERT INTO ledger (batch_id, account, delta) "
+            f"VALUES ({ID}, 'stock:spring:tea:sold', 1), ({ID}, 'stock:spring:bun:available', -1)"
+        ),
+        psycopg.errors.CheckViolation,
+    ),
+    "a movement between two batches": (
+        (
+            "INSERT INTO ledger (batch_id, account, delta) "
+            "VALUES (gen_random_uuid(), 'stock:spring:tea:sold', 1), "
+            "(gen_random_uuid(), 'stock:spring:tea:available', -1)"
+        ),
+        psycopg.errors.CheckViolation,
+    ),
+    "unconfirming an order": (
+        (
+            "UPDATE orders SET status = 'awaiting_payment', payment_deadline = now() "
+            "WHERE status = 'confirmed'"
+        ),
+        psycopg.errors.CheckViolation,
+    ),
+    "expiring a confirmed order": (
+        "UPDATE orders SET status = 'expired' WHERE status = 'confirmed'",
+        psycopg.errors.CheckViolation,
+    ),
+    "reviving a cancelled order": (
+        "UPDATE orders SET status = 'confirmed' WHERE status = 'cancelled'",
+        psycopg.errors.CheckViolation,
+    ),
+    "changing what was sold": (
+        "UPDATE orders SET total = total + 1, payable = payable + 1",
+        psycopg.errors.CheckViolation,
+    ),
+    "giving an order to another user": (
+        "UPDATE orders SET user_id = 'u-9'",
+        psycopg.errors.CheckViolation,
+    ),
+    "changing the ledger": ("UPDATE ledger SET delta = delta", psycopg.errors.RestrictViolation),
+    "shortening the ledger": ("DELETE FROM ledger", psycopg.errors.RestrictViolation),
+    "emptying the ledger": ("TRUNCATE ledger", psycopg.errors.RestrictViolation),
+    "changing the journal": (
+        "UPDATE intents SET user_id = 'u-9'",
+        psycopg.errors.RestrictViolation,
+    ),
+    "shortening the journal": ("DELETE FROM intents", psycopg.errors.RestrictViolation),
+    "changing an outcome": (
+        "UPDATE outcomes SET reason = 'sold_out'",
+        psycopg.errors.RestrictViolation,
+    ),
+    "forgetting an outcome": ("DELETE FROM outcomes", psycopg.errors.RestrictViolation),
+    "forgetting an order": ("DELETE FROM orders", psycopg.errors.RestrictViolation),
+    "forgetting what an operator did": (
+        "DELETE FROM operator_actions",
+        psycopg.errors.RestrictViolation,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def sold(servers, migrated_template) -> Iterator[str]:
+    """A database with a confirmed and a cancelled order, and a coupon redeemed."""
+    from tests.factories import copy_database
+
+    server = servers.dsn.rpartition("/")[0]
+    dsn = copy_database(f"{server}/{migrated_template}", "schema_sold")
+    add_campaign(dsn)
+    with open_shop(dsn, servers.valkey_url) as shop:
+        [coupon] = shop.sell(shop.issuance("u-1"))
+        [paid] = shop.sell(shop.order("u-1", coupon_code=shop.code(coupon)))
+        assert shop.pay(paid, 1_100) == "paid"
+        [left] = shop.sell(shop.order("u-2"))
+        assert shop.cancel(left) == "cancelled"
+    yield dsn
+    with psycopg.connect(servers.dsn, autocommit=True) as connection:
+        connection.execute("DROP DATABASE schema_sold WITH (FORCE)")
+
+
+@pytest.mark.parametrize("deed", FORBIDDEN)
+def test_the_tables_themselves_refuse(deed, sold):
+    """Promises are constraints: no code, and no hand, gets round them."""
+    statement, error = FORBIDDEN[deed]
+    _refused(sold, None, statement, error)
+
+
+def test_a_raised_maximum_holds_for_users_who_had_reached_the_old_one(dsn, valkey_url):
+    """An operator may allow more: the next order is an order, not a failure."""
+    add_campaign(dsn, orders_per_user_max=1)
+    with open_shop(dsn, valkey_url) as shop:
+        shop.sell(shop.order())
+        with owner(dsn) as connection:
+            connection.execute("UPDATE campaigns SET orders_per_user_max = 2")
+        shop.sell(shop.order())
+        shop.accept(shop.order())
+        assert shop.work().outcomes == {"user_limit_reached": 1}
+    assert audit.run(dsn, AUDITOR).violated == []
+
+
+def test_a_lowered_maximum_takes_nothing_back(dsn, valkey_url):
+    """Who has more keeps it, gets no more, and can still cancel."""
+    add_campaign(dsn, orders_per_user_max=3)
+    with open_shop(dsn, valkey_url) as shop:
+        first, second = shop.sell(shop.order(), shop.order())
+        with owner(dsn) as connection:
+            connection.execute("UPDATE campaigns SET orders_per_user_max = 1")
+        shop.accept(shop.order())
+        assert shop.work().outcomes == {"user_limit_reached": 1}
+        assert [shop.cancel(first), shop.cancel(second)] == ["cancelled", "cancelled"]
+        shop.sell(shop.order())
+    assert audit.run(dsn, AUDITOR).violated == []
+
+
+# Growth and migrations ----------------------------------------------------------------------------
+
+
+def test_the_days_ahead_have_partitions_and_making_them_again_makes_none(dsn):
+    """Eight days by migration; a day more is four tables more, once."""
+    days = "SELECT ensure_partitions((now() AT TIME ZONE 'UTC')::date, %s)"
+    with connect(dsn, WORKER, Bounds(), name="test") as connection:
+        assert connection.execute(days, (8,)).fetchone() == (0,)
+        assert connection.execute(days, (9,)).fetchone() == (4,)
+        assert connection.execute(days, (9,)).fetchone() == (0,)
+
+
+def test_an_order_without_a_partition_of_its_day_is_still_an_order(dsn, valkey_url):
+    """The default partition takes what nobody made room for."""
+    add_campaign(dsn)
+    with owner(dsn) as connection:
+        for table in ("intents", "outcomes", "orders", "order_lines"):
+            name = one(dsn, "SELECT to_char(now() AT TIME ZONE 'UTC', %s)", f'"{table}_"YYYYMMDD')
+            connection.execute(f"DROP TABLE {name}".encode())
+    with open_shop(dsn, valkey_url) as shop:
+        [order] = shop.sell(shop.order())
+        assert shop.cancel(order) == "cancelled"
+    assert one(dsn, "SELECT count(*) FROM orders_default") == 1
+    with connect(dsn, WORKER, Bounds(), name="test") as connection:
+        days = "SELECT ensure_partitions((now() AT TIME ZONE 'UTC')::date, 1)"
+        assert connection.execute(days).fetchone() == (0,)  # its rows are in the default partition
+    assert audit.run(dsn, AUDITOR).violated == []
+
+
+def test_migrating_twice_changes_nothing(empty_dsn):
+    """The second time there is nothing to apply."""
+    assert migrate.migrate(empty_dsn) == [m.name for m in migrate.shipped()]
+    assert migrate.migrate(empty_dsn) == []
+
+
+def test_a_migration_that_was_changed_after_it_was_applied_is_refused(empty_dsn):
+    """History is not rewritten, and nothing is applied on top of a rewritten one."""
+    migrate.migrate(empty_dsn)
+    with owner(empty_dsn) as connection:
+        connection.execute("UPDATE migrations SET checksum = 'another' WHERE version = 1")
+    with pytest.raises(migrate.MigrationError, match="0001_core"):
+        migrate.migrate(empty_dsn)
+
+
+def test_two_migrators_at_once_apply_each_migration_once(empty_dsn):
+    """One waits for the other, and finds nothing left to do."""
+    applied: list[list[str]] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            applied.append(migrate.migrate(empty_dsn))
+        except Exception as error:
+            errors.append(error)
+
+    both = [threading.Thread(target=run) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert errors == []
+    assert sorted(applied, key=len) == [[], [m.name for m in migrate.shipped()]]
+
+
+# Weight -------------------------------------------------------------------------------------------
+
+WEIGHED = 20_000  # orders: enough that pages half filled do not count
+BYTES_PER_ORDER_MAX = 1_600
+
+
+@pytest.mark.slow
+def test_an_order_weighs_what_is_said_of_it(dsn, valkey_url):
+    """Two lines and a coupon, with all tables and indexes; printed with `-s`."""
+    weights = weigh(dsn, valkey_url, WEIGHED)
+    print("\nbytes per two-line order with a coupon, by table:")
+    for table, (heap, indexes) in weights.items():
+        print(f"  {table:<18} {heap:>7.1f} rows {indexes:>7.1f} indexes")
+    total = sum(heap + indexes for heap, indexes in weights.values())
+    print(f"  {'all':<18} {total:>7.1f}")
+    assert total < BYTES_PER_ORDER_MAX
+    report = audit.run(dsn, AUDITOR, drained=True)
+    print(f"audit: {len(report.checks)} checks in {report.took_ms:.0f} ms")
+    assert report.violated == []
+
+
+def weigh(dsn: str, valkey_url: str, count: int) -> dict[str, tuple[float, float]]:
+    """Sell `count` orders in batches of 500; return bytes per order: rows, indexes, by table.
+
+    The coupon is weighed with the order that redeems it; it was issued in bulk, without an intent.
+    """
+    add_campaign(dsn, stock={"tea": count, "bun": count}, budget=count * 3_600, coupon=3_600)
+    with owner(dsn) as connection:
+        empty = _sizes(connection)
+    users = [f"u-{number:08}" for number in range(count)]
+    with open_shop(dsn, valkey_url) as shop:
+        for start in range(0, count, 500):
+            some = users[start : start + 500]
+            coupons = give_coupons(dsn, some, value=3_600)
+            shop.sell(
+                *[
+                    shop.order(user, lines=LINES, coupon_code=shop.code(coupon))
+                    for user, coupon in zip(some, coupons, strict=True)
+                ]
+            )
+    with owner(dsn) as connection:
+        connection.execute("VACUUM FULL open_intents")  # a queue weighs what is in it: nothing
+        full = _sizes(connection)
+    grown = {
+        table: ((heap - empty[table][0]) / count, (indexes - empty[table][1]) / count)
+        for table, (heap, indexes) in full.items()
+    }
+    return {table: weight for table, weight in grown.items() if sum(weight) >= 0.5}
+
+
+LINES = (Line("tea", 1), Line("bun", 1))
+
+
+def _sizes(connection: Connection) -> dict[str, tuple[int, int]]:
+    """Bytes of rows and of indexes, partitions counted with their tables."""
+    rows = connection.execute(
+        """SELECT coalesce(p.relname, c.relname), sum(pg_table_size(c.oid))::bigint,
+                  sum(pg_indexes_size(c.oid))::bigint
+           FROM pg_class c
+           LEFT JOIN pg_inherits h ON h.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = h.inhparent
+           WHERE c.relnamespace = 'tidegate'::regnamespace AND c.relkind = 'r' GROUP BY 1"""
+    ).fetchall()
+    return {table: (heap, indexes) for table, heap, indexes in rows}
+
+
+def _refused(dsn: str, role: str | None, statement: str, error: type[psycopg.Error]) -> None:
+    with connect(dsn, role, Bounds(), name="test") as connection, pytest.raises(error):
+        connection.execute(statement.encode())
+
+
+def _may(connection: Connection, role: str, verb: str, table: str) -> bool:
+    """Whether a role has a right on a table, or on one of its columns."""
+    query = "SELECT has_table_privilege(%(r)s, %(t)s, %(v)s)"
+    if verb in ("INSERT", "UPDATE"):
+        query += " OR has_any_column_privilege(%(r)s, %(t)s, %(v)s)"
+    values = {"r": role, "t": f"tidegate.{table}", "v": verb}
+    return _column(connection, query, values) == [True]
+
+
+def _column(connection: Connection, query: str, values: dict[str, str] | None = None) -> list:
+    return [row[0] for row in connection.execute(query.encode(), values).fetchall()]
