@@ -17,7 +17,9 @@ README = (ROOT / "README.md").read_text()
 
 def blocks(holding: str) -> list[str]:
     """The shell blocks that hold a text."""
-    return [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if holding in block]
+    return [
+        block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if holding in block
+    ]
 
 
 def test_the_curl_examples_work_as_printed(tmp_path: Path) -> None:
@@ -45,5 +47,7 @@ def test_the_curl_examples_work_as_printed(tmp_path: Path) -> None:
 
 
 def test_every_command_the_readme_names_exists() -> None:
-    named = set(re.findall(r"^(?:\.venv/bin/)?tidegate ([a-z]+)", "\n".join(blocks("tidegate")), re.M))
+    named = set(
+        re.findall(r"^(?:\.venv/bin/)?tidegate ([a-z]+)", "\n".join(blocks("tidegate")), re.MULTILINE)
+    )
     assert named <= set(COMMANDS)

@@ -284,6 +284,8 @@ def test_whatever_lies_in_the_queues_no_code_of_it_runs_and_the_worker_lives(
         app.send_task("tidegate.process_batch", args=([["x"]],), routing_key=queue, exchange="")
         app.send_task("tidegate.process_batch", args=(1, 2, 3), routing_key=queue, exchange="")
         app.send_task(SUBMIT_INTENT_TASK, args=(), routing_key=queue, exchange="")
+        with redis.Redis.from_url(gateway.valkey_url) as client:
+            client.lpush(queue, b"no JSON", b"\xff\xfe", b"[1, 2]", b"{}", b'{"properties": {}}')
     intents = [_intent()]
     app.send_task(
         SUBMIT_INTENT_TASK,

@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from config.settings import Settings
+from workers.contract import transport
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE
 
 
@@ -20,6 +21,7 @@ def queue(name: str) -> Queue:
 
 def make_app(settings: Settings) -> Celery:
     """Make an app that neither connects nor becomes anybody's current app."""
+    transport.use()
     app = Celery("tidegate", broker=settings.broker_url, set_as_current=False)
     publish_timeout_s = settings.broker.publish_timeout_ms / 1000
     app.conf.update(

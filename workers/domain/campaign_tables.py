@@ -20,12 +20,9 @@ from workers.domain.money import AMOUNT_MAX
 UNITS_MAX = 10**12
 COUPON_KINDS = ("amount_off", "percent_off")
 
-# A colon parts the accounts of the ledger, `stock:{campaign}:{sku}:{state}`: with none in the
-# campaign's id nor in the state, a SKU may hold any, and no two accounts share a name.
-_CAMPAIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]*\Z"
+# No colon: it parts the accounts of the ledger, `stock:{campaign}:{sku}:{state}`.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"
 _CURRENCY = r"^[A-Z]{3}\Z"
-CampaignName = Annotated[str, Meta(max_length=64, pattern=_CAMPAIGN_NAME)]
 Name = Annotated[str, Meta(max_length=64, pattern=_NAME)]
 Value = Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
 MoneyAmount = Annotated[int, Meta(ge=0, le=AMOUNT_MAX)]
@@ -36,7 +33,7 @@ PerUserMax = Annotated[int, Meta(ge=0, le=1_000_000)]
 class CampaignTable(Struct, kw_only=True):
     """`[campaign]`. The budget and what concerns coupons may be left out where there are none."""
 
-    id: CampaignName
+    id: Name
     currency: Annotated[str, Meta(pattern=_CURRENCY)]
     time_zone: str
     starts_at: datetime
@@ -102,8 +99,7 @@ class ItemTable(Struct, frozen=True, kw_only=True):
 
 # What a refused value should have been, in words an operator can act on.
 _FORMS = {
-    _CAMPAIGN_NAME: "letters, digits, `.`, `_` or `-`, beginning with a letter or digit",
-    _NAME: "letters, digits, `.`, `_`, `:` or `-`, beginning with a letter or digit",
+    _NAME: "letters, digits, `.`, `_` or `-`, beginning with a letter or digit",
     _CURRENCY: "an ISO 4217 code such as `CNY`",
 }
 _TYPES = {

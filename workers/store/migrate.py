@@ -63,13 +63,17 @@ def migrate(dsn: str) -> list[str]:
 
 
 def pending(connection: Connection) -> list[Migration]:
-    """Return the migrations this database lacks; it must be a prefix of what is shipped."""
+    """Return the migrations this database lacks; those it has are the first of what is shipped."""
     applied = _applied(connection)
-    missing = []
+    missing: list[Migration] = []
     for migration in shipped():
         checksum = applied.get(migration.version)
         if checksum is None:
             missing.append(migration)
+        elif missing:
+            raise MigrationError(
+                f"{migration.name} was applied, {missing[0].name} before it was not"
+            )
         elif checksum != migration.checksum:
             raise MigrationError(f"{migration.name} is not the file that was applied")
     return missing

@@ -1,0 +1,32 @@
+"""Kombu's Redis transport, made to outlive what is no message.
+
+Whatever is pushed to a queue's list is parsed in the consumer's loop, outside of Celery's care for
+what it cannot decode: an element that is no JSON, or no envelope, ends the whole worker. Here it is
+dropped with a log line, as RabbitMQ would never have let it in. It has left the list already.
+"""
+
+from __future__ import annotations
+
+import structlog
+from kombu.transport import TRANSPORT_ALIASES, redis
+
+_log = structlog.get_logger()
+
+_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError)
+
+
+class Transport(redis.Transport):  # type: ignore[misc]
+    """Drops what is no message, and goes on with the next."""
+
+    def on_readable(self, fileno: int) -> None:
+        """Handle what has come on one of the consumer's connections."""
+        try:
+            super().on_readable(fileno)
+        except _NO_MESSAGE as error:
+            _log.warning("rubbish in a queue dropped", error=repr(error)[:200])
+
+
+def use() -> None:
+    """Let `redis://` and `rediss://` brokers of this process be served by this transport."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{Transport.__name__}"
