@@ -48,6 +48,8 @@ def test_the_curl_examples_work_as_printed(tmp_path: Path) -> None:
 
 def test_every_command_the_readme_names_exists() -> None:
     named = set(
-        re.findall(r"^(?:\.venv/bin/)?tidegate ([a-z]+)", "\n".join(blocks("tidegate")), re.MULTILINE)
+        re.findall(
+            r"^(?:\.venv/bin/)?tidegate ([a-z]+)", "\n".join(blocks("tidegate")), re.MULTILINE
+        )
     )
     assert named <= set(COMMANDS)

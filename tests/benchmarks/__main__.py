@@ -171,7 +171,8 @@ Committed is counted in the tables, while the load lasts.
 
 At {plain.connections} connections Tidegate committed {same:,.0f} a second where plain Celery \
 (one task and one transaction per order, the same rows, prefork 2) committed \
-{plain.committed_per_s:,.0f}: **{same / plain.committed_per_s:.1f} ×**; at its best {best / plain.committed_per_s:.1f} ×.
+{plain.committed_per_s:,.0f}: **{same / plain.committed_per_s:.1f} ×**; at its best \
+{best / plain.committed_per_s:.1f} ×.
 """
 
 

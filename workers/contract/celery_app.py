@@ -59,6 +59,8 @@ def make_app(settings: Settings) -> Celery:
             "unacked_restore_throttle": 1,
             "socket_timeout": max(publish_timeout_s, 1),
             "socket_connect_timeout": publish_timeout_s,
+            "interval_start": 0.1,  # between attempts to connect within the timeout; 2 s otherwise
+            "interval_step": 0.1,
             "socket_keepalive": True,
             "health_check_interval": 10,
             "priority_steps": [0],  # one list per queue: nothing hides from its length
