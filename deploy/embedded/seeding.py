@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from importlib import import_module
 from pathlib import Path
 
+from deploy import campaigns
 from deploy.embedded.errors import EmbeddedError
 from producer.http.auth import SCOPES
 from workers.domain.campaign import CampaignFile, parse
@@ -34,7 +34,7 @@ def seed(dsn: str, campaign: CampaignFile | None, api_key: str) -> str:
     """
     migrate(dsn)
     if campaign is not None:
-        import_module("deploy.campaigns").apply(dsn, campaign)
+        campaigns.apply(dsn, campaign)
     key = api_key or f"tg_{secrets.token_urlsafe(24)}"
     with pool.connect(dsn, pool.OWNER, pool.Bounds(), name="seed") as connection:
         connection.execute(
