@@ -213,6 +213,27 @@ def test_expired_coupons_return_to_the_budget_all_they_held(
     world.assert_clean()
 
 
+def test_coupons_that_need_nothing_are_walked_past_in_bounded_steps(
+    world: World, change: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of redeemed coupons are looked at a stretch at a time; none while none is due."""
+    monkeypatch.setattr(lifecycle, "STRETCH", 2)
+    codes = world.issue([f"u-{n}" for n in range(7)])
+    for n in range(5):
+        batch = [order(f"u-{n}", coupon_code=codes[n])]
+        world.intake().submit(batch)
+    world.processor().run([])
+    assert lifecycle.expire_coupons(change, FIRST, 2) == (0, None)
+    world.admin.execute("UPDATE campaigns SET coupons_valid_until = now() - interval '1 s'")
+    steps: list[int] = []
+    after: UUID | None = FIRST
+    while after is not None:
+        count, after = lifecycle.expire_coupons(change, after, 2)
+        steps.append(count)
+    assert steps == [0, 2, 0]
+    world.assert_clean()
+
+
 def test_no_coupon_expires_while_an_intent_of_its_time_is_undecided(
     world: World, change: Connection
 ) -> None:

@@ -28,6 +28,7 @@ from workers.store.sql import queries
 _SQL = queries("lifecycle")
 
 CONTENTION_RETRIES_MAX = 5
+STRETCH = 20  # coupons looked at for each that may be expired at once: milliseconds, however many
 T = TypeVar("T")
 Event = Callable[[LockedOrder, datetime], Transition]
 
@@ -59,14 +60,17 @@ def expire_due(connection: Connection, count_max: int) -> int:
 def expire_coupons(connection: Connection, after: UUID, count_max: int) -> tuple[int, UUID | None]:
     """Expire unredeemed coupons whose window is over, in order of their ids, from `after` on.
 
-    Each returns to the budget all it held. Returns how many were expired, and where to go on from
-    (None: the end was reached).
+    Each returns to the budget all it held. Looks at a stretch of coupons, expires `count_max` of them
+    at most, and returns how many, and where to go on from (None: the end was reached).
     """
-    due = connection.execute(
-        _SQL.coupons_due, {"after": after, "count_max": count_max}, binary=True
-    ).fetchall()
+    parameters = {"after": after, "count_max": count_max, "stretch": count_max * STRETCH}
+    rows = connection.execute(_SQL.coupons_due, parameters, binary=True).fetchall()
+    due = sorted(row for row in rows if row[1] is not None)
+    go_on: UUID | None = next((row[0] for row in rows if row[1] is None), None)
+    if len(due) == count_max:
+        go_on = due[-1][0]
     if not due:
-        return 0, None
+        return 0, go_on
 
     def once() -> list[Any]:
         campaigns = sorted({campaign_id for _, campaign_id in due})
@@ -81,7 +85,7 @@ def expire_coupons(connection: Connection, after: UUID, count_max: int) -> tuple
         return expired
 
     expired = _in_transaction(connection, once)
-    return len(expired), due[-1][0] if len(due) == count_max else None
+    return len(expired), go_on
 
 
 def _change_one(

@@ -69,16 +69,27 @@ UPDATE coupons c SET value = d.value FROM returned d JOIN freed USING (coupon_id
 WHERE c.coupon_id = d.coupon_id AND c.value <> d.value
 
 -- coupons_due --
--- Unredeemed coupons whose window is over, a stretch of ids at a time. Only campaigns that still have
--- something reserved are looked at, so a campaign long over costs nothing; and not while an intent
--- accepted within the window is undecided: a wait of our making breaks no coupon.
-SELECT c.coupon_id, c.campaign_id
-FROM coupons c JOIN campaigns p USING (campaign_id) JOIN budgets b USING (campaign_id)
-WHERE c.coupon_id > %(after)s AND c.expired_at IS NULL AND b.reserved > 0
-  AND p.coupons_valid_until <= clock_timestamp()
-  AND NOT EXISTS (SELECT FROM open_intents o WHERE o.accepted_at < p.coupons_valid_until)
-  AND NOT EXISTS (SELECT FROM redemptions r WHERE r.coupon_id = c.coupon_id)
-ORDER BY c.coupon_id LIMIT %(count_max)s
+-- Unredeemed coupons whose window is over, from a stretch of ids; the row without a campaign says where
+-- a full stretch ended. Only campaigns that still have something reserved are looked at, and not while
+-- an intent accepted within the window is undecided: a wait of our making breaks no coupon. While
+-- there is no such campaign, not one of millions of coupons is looked at.
+WITH over AS MATERIALIZED (
+    SELECT p.campaign_id FROM campaigns p JOIN budgets b USING (campaign_id)
+    WHERE b.reserved > 0 AND p.coupons_valid_until <= clock_timestamp()
+      AND NOT EXISTS (SELECT FROM open_intents o WHERE o.accepted_at < p.coupons_valid_until)
+), stretch AS MATERIALIZED (
+    SELECT coupon_id, campaign_id, expired_at FROM coupons
+    WHERE coupon_id > %(after)s AND EXISTS (SELECT FROM over)
+    ORDER BY coupon_id LIMIT %(stretch)s
+), due AS (
+    SELECT coupon_id, campaign_id FROM stretch s JOIN over USING (campaign_id)
+    WHERE expired_at IS NULL
+      AND NOT EXISTS (SELECT FROM redemptions r WHERE r.coupon_id = s.coupon_id)
+    ORDER BY coupon_id LIMIT %(count_max)s
+)
+SELECT coupon_id, campaign_id FROM due
+UNION ALL
+(SELECT coupon_id, NULL FROM stretch ORDER BY coupon_id OFFSET %(stretch)s - 1)
 
 -- coupons_expire --
 -- Under the budget's lock; a coupon redeemed since it was seen is left alone.
