@@ -5,6 +5,9 @@ RUN := $(VENV)/bin
 # Locked versions, this machine's own Python and certificates, no download of another Python.
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS ?= 1
+# Nothing is left outside this folder, not even a cache.
+export UV_NO_CACHE := 1
+export PIP_NO_CACHE_DIR := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export PYTHONDONTWRITEBYTECODE := 1
 
