@@ -295,6 +295,7 @@ def test_children_do_not_outlive_a_killed_parent(settings: Settings) -> None:
     """Whoever starts the parent again finds the port free."""
     with process(settings, 2) as (parent, _):
         children = _children(parent.pid)
+        assert len(children) == 2
         parent.kill()
         parent.wait()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
