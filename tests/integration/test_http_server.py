@@ -280,8 +280,7 @@ def test_sigterm_ends_a_process_with_status_0(settings: Settings) -> None:
 def test_several_processes_share_a_port_and_replace_each_other(settings: Settings) -> None:
     """A killed child is started again; SIGTERM ends the family; nobody is left behind."""
     with process(settings, 2) as (parent, url):
-        children = _children(parent.pid)
-        assert len(children) == 2
+        children = _whole_family(parent.pid, 2)
         os.kill(children[0], signal.SIGKILL)
         until(lambda: len(set(_children(parent.pid)) - set(children)) == 1)
         assert _answers(url)
@@ -294,8 +293,7 @@ def test_several_processes_share_a_port_and_replace_each_other(settings: Setting
 def test_children_do_not_outlive_a_killed_parent(settings: Settings) -> None:
     """Whoever starts the parent again finds the port free."""
     with process(settings, 2) as (parent, _):
-        children = _children(parent.pid)
-        assert len(children) == 2
+        children = _whole_family(parent.pid, 2)
         parent.kill()
         parent.wait()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
@@ -306,6 +304,12 @@ def test_a_taken_port_is_an_error_and_not_a_traceback(settings: Settings) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         api = replace(settings.api, port=taken.getsockname()[1])
         assert server.run(replace(settings, api=api)) == 1
+
+
+def _whole_family(parent: int, size: int) -> list[int]:
+    """The first child may answer before its sibling is born."""
+    until(lambda: len(_children(parent)) == size)
+    return _children(parent)
 
 
 def _children(parent: int) -> list[int]:
