@@ -21,6 +21,7 @@ from `unheard`, which is a promise.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,8 +37,6 @@ T = TypeVar("T")
 A = TypeVar("A")
 T_contra = TypeVar("T_contra", contravariant=True)
 A_co = TypeVar("A_co", covariant=True)
-
-_Entry = tuple[T, "asyncio.Future[A]", float]  # the item, its answer, when it came (loop's clock)
 
 
 class Work(Protocol[T_contra, A_co]):
@@ -70,6 +69,24 @@ class Bounds(Struct, frozen=True):
     batch_max: int
     pending_max: int
     timeout_ms: int
+
+
+class _Entry(Generic[T, A]):
+    """An item on its way: whom to tell its answer, once, and when it came (the loop's clock)."""
+
+    __slots__ = ("answered", "came", "item", "tell")
+
+    def __init__(self, item: T, tell: Callable[[A], None], came: float) -> None:
+        self.item = item
+        self.tell = tell
+        self.came = came
+        self.answered = False
+
+    def answer(self, answer: A) -> None:
+        """Tell the answer, unless it was told already."""
+        if not self.answered:
+            self.answered = True
+            self.tell(answer)
 
 
 class Batcher(Generic[T, A]):
@@ -110,11 +127,18 @@ class Batcher(Generic[T, A]):
     def submit(self, item: T) -> asyncio.Future[A]:
         """Queue an item; its future always gets an answer, never an exception."""
         future: asyncio.Future[A] = self._create_future()
+        self.submit_and_tell(item, functools.partial(_settle, future))
+        return future
+
+    def submit_and_tell(self, item: T, tell: Callable[[A], None]) -> None:
+        """Queue an item; `tell` is called once, on the loop, with its answer. It must not raise.
+
+        It may be called before this returns. A future for each item would cost the loop a turn.
+        """
         pending = self._pending
         if len(pending) >= self._pending_max or self._closed:
-            future.set_result(self._excuses.full(self.wait_ms))
-            return future
-        pending.append((item, future, self._now()))
+            return tell(self._excuses.full(self.wait_ms))
+        pending.append(_Entry(item, tell, self._now()))
         if self._idle and not self._dispatching:
             # At the end of this turn of the loop: whatever it read from other connections joins.
             self._dispatching = True
@@ -122,12 +146,12 @@ class Batcher(Generic[T, A]):
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(self._tick_s, self._sweep)
-        return future
+        return None
 
     @property
     def wait_ms(self) -> int:
         """How long items wait for a lane at present: of the last batch, or of the oldest waiting."""
-        oldest = self._now() - self._pending[0][2] if self._pending else 0.0
+        oldest = self._now() - self._pending[0].came if self._pending else 0.0
         return int(max(self._wait_s, oldest) * 1_000)
 
     @property
@@ -145,7 +169,7 @@ class Batcher(Generic[T, A]):
         """Answer what is left as it stands, and end the threads (one that hangs is left behind)."""
         self._closed = True
         while self._pending:
-            _answer(self._pending.popleft()[1], self._excuses.unsent())
+            self._pending.popleft().answer(self._excuses.unsent())
         for lane in self._lanes:
             lane.answer_unheard()
             lane.end()
@@ -160,7 +184,7 @@ class Batcher(Generic[T, A]):
         while self._idle and pending:
             count = min(len(pending), self._batch_max)
             batch = [pending.popleft() for _ in range(count)]
-            self._wait_s = self._now() - batch[0][2]
+            self._wait_s = self._now() - batch[0].came
             self._idle.pop().take(batch)
 
     def _deliver(self, lane: _Lane[T, A], answers: Sequence[A]) -> None:
@@ -168,18 +192,17 @@ class Batcher(Generic[T, A]):
         lane.batch = []
         self._idle.append(lane)
         self._dispatch()  # before the answers: the lane works while they are sent
-        for (_, future, _), answer in zip(batch, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
+        for entry, answer in zip(batch, answers, strict=True):
+            entry.answer(answer)
         self._observe(answers)
 
     def _sweep(self) -> None:
         """Answer what is overdue. Items come in order, so the oldest stand first."""
         overdue = self._now() - self._timeout_s
-        while self._pending and self._pending[0][2] <= overdue:
-            _answer(self._pending.popleft()[1], self._excuses.unsent())
+        while self._pending and self._pending[0].came <= overdue:
+            self._pending.popleft().answer(self._excuses.unsent())
         for lane in self._lanes:
-            if lane.batch and lane.batch[0][2] <= overdue:
+            if lane.batch and lane.batch[0].came <= overdue:
                 lane.answer_unheard(overdue)
         self._sweeping = bool(self._pending) or any(lane.unanswered for lane in self._lanes)
         if self._sweeping:
@@ -210,16 +233,16 @@ class _Lane(Generic[T, A]):
 
     def take(self, batch: list[_Entry[T, A]]) -> None:
         self.batch = batch
-        self._inbox.put([entry[0] for entry in batch])
+        self._inbox.put([entry.item for entry in batch])
 
     @property
     def unanswered(self) -> bool:
-        return any(not future.done() for _, future, _ in self.batch)
+        return any(not entry.answered for entry in self.batch)
 
     def answer_unheard(self, came_before: float = float("inf")) -> None:
-        for _, future, came in self.batch:
-            if came <= came_before:
-                _answer(future, self._excuses.unheard())
+        for entry in self.batch:
+            if entry.came <= came_before:
+                entry.answer(self._excuses.unheard())
 
     def end(self) -> None:
         self._inbox.put(None)
@@ -261,6 +284,6 @@ class _Lane(Generic[T, A]):
             _log.exception("lane cannot close", lane=self._thread.name)
 
 
-def _answer(future: asyncio.Future[A], answer: A) -> None:
+def _settle(future: asyncio.Future[A], answer: A) -> None:
     if not future.done():
         future.set_result(answer)

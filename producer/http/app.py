@@ -18,8 +18,19 @@ from config import failpoints, logging
 from config.settings import load
 from producer.http.api import Api
 from producer.http.bootstrap import open_api
-from producer.http.calls import Call, CallerGone, Handler, Receive, Reply, Scope, Send, Stream
-from producer.http.intents import post_intent
+from producer.http.calls import (
+    Call,
+    CallerGone,
+    Fields,
+    Handler,
+    Message,
+    Receive,
+    Reply,
+    Scope,
+    Send,
+    Stream,
+)
+from producer.http.intents import post_at_once, post_intent
 from producer.http.problems import Code, Problem
 from producer.http.routes import HOT_PATH, ROUTES
 
@@ -64,6 +75,16 @@ class App:
         else:
             await send({"type": "websocket.close", "code": 1003})
 
+    def hot(self, fields: Fields, body: bytes, tell: Callable[[Reply], None]) -> bool:
+        """Post one intent without ASGI; see `connections.Hot`."""
+        call = Call(self.api, HOT_PATH, {"headers": fields, "path": HOT_PATH}, _nothing)
+        try:
+            call.fold()
+            return post_at_once(call, body, tell)
+        except Exception as error:
+            tell(call.failure(error))
+            return True
+
     def drain(self) -> None:
         """Take nothing new that lasts: streams end, waits end with a receipt, `/readyz` says so."""
         if self._api is not None:
@@ -102,23 +123,17 @@ class _Endpoint:
         self._allow = ", ".join(self._handlers).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(self._app.api, scope, receive)
+        call = Call(self._app.api, self._path, scope, receive)
         try:
             call.fold()
             handler = self._handlers.get(scope["method"])
             if handler is None:
                 raise self._no_handler()
             reply = await handler(call)
-        except Problem as problem:
-            reply = call.render(problem)
         except CallerGone:
             return
-        except Exception:
-            # Not the path itself: it may name a user.
-            _log.exception("call failed", route=self._path, trace_id=call.trace_id)
-            reply = call.render(
-                Problem(Code.INTERNAL_ERROR, "The log has more of it.", accepted="unknown")
-            )
+        except Exception as error:
+            reply = call.failure(error)
         if isinstance(reply, Reply):
             await _send(reply, send)
         elif scope["method"] == "HEAD":
@@ -131,6 +146,10 @@ class _Endpoint:
             return Problem(Code.NOT_FOUND, "Nothing is served under this path.")
         detail = f"This path takes {self._allow.decode()}."
         return Problem(Code.METHOD_NOT_ALLOWED, detail, headers=((b"allow", self._allow),))
+
+
+async def _nothing() -> Message:
+    raise AssertionError("what there was to receive came with the call")
 
 
 def _open(path: str) -> str:

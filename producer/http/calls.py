@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
+import structlog
+
 from producer.http import headers as fields
 from producer.http.auth import Gateway
 from producer.http.messages import Language, language_for
@@ -14,8 +16,11 @@ from producer.http.problems import Code, Problem, render
 if TYPE_CHECKING:
     from producer.http.api import Api
 
+_log = structlog.get_logger()
+
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
+Fields = list[tuple[bytes, bytes]]  # of a header: lower-case names, values as sent
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -59,12 +64,13 @@ class CallerGone(Exception):
 class Call:
     """One HTTP call."""
 
-    __slots__ = ("_receive", "_trace_id", "api", "headers", "locale", "scope")
+    __slots__ = ("_receive", "_trace_id", "api", "headers", "locale", "route", "scope")
 
-    def __init__(self, api: Api, scope: Scope, receive: Receive) -> None:
+    def __init__(self, api: Api, route: str, scope: Scope, receive: Receive) -> None:
         """Take the header fields apart. `locale` is to be set where an intent names one."""
         raw = scope["headers"]
         self.api = api
+        self.route = route
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(raw)
         self.locale: str | None = None
@@ -121,9 +127,12 @@ class Call:
         gateway = keys.known(authorization)
         if gateway is None:
             gateway = await keys.identify(authorization)
-        if scope not in gateway.scopes:
-            raise Problem(Code.SCOPE_MISSING, f"This needs a key with the scope {scope}.")
-        return gateway
+        return _in_scope(gateway, scope)
+
+    def known_gateway(self, scope: str) -> Gateway | None:
+        """Return the calling gateway if its key is known at once; raises Problem like `authorise`."""
+        gateway = self.api.keys.known(self.headers.get(b"authorization"))
+        return gateway and _in_scope(gateway, scope)
 
     async def body(self, bytes_max: int) -> bytes:
         """Read the body; raises Problem when there is more of it than allowed."""
@@ -143,10 +152,14 @@ class Call:
 
     async def json_body(self, bytes_max: int) -> bytes:
         """Read a body that must be JSON."""
+        self.require_json()
+        return await self.body(bytes_max)
+
+    def require_json(self) -> None:
+        """Raise Problem unless the body is JSON."""
         content_type = self.headers.get(b"content-type")
         if content_type != b"application/json" or b"content-encoding" in self.headers:
             self.require_media_type(fields.JSON)
-        return await self.body(bytes_max)
 
     def require_media_type(self, accepted: tuple[bytes, ...]) -> None:
         """Raise Problem unless the body is of one of these types, and not compressed."""
@@ -186,10 +199,33 @@ class Call:
             )
         )
 
+    def answer(self, make: Callable[[], Reply]) -> Reply:
+        """Return what `make` makes, or tell the caller what it raised."""
+        try:
+            return make()
+        except Exception as error:
+            return self.failure(error)
+
+    def failure(self, error: Exception) -> Reply:
+        """Tell what was raised: a problem as it is, anything else as a fault of ours."""
+        if isinstance(error, Problem):
+            return self.render(error)
+        # Not the path itself: it may name a user.
+        _log.error("call failed", exc_info=error, route=self.route, trace_id=self.trace_id)
+        return self.render(
+            Problem(Code.INTERNAL_ERROR, "The log has more of it.", accepted="unknown")
+        )
+
     async def gone(self) -> None:
         """Return when the caller has closed the connection."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+def _in_scope(gateway: Gateway, scope: str) -> Gateway:
+    if scope not in gateway.scopes:
+        raise Problem(Code.SCOPE_MISSING, f"This needs a key with the scope {scope}.")
+    return gateway
 
 
 def _folded(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -1,8 +1,15 @@
-"""Connections of uvicorn, with bounds of our own on those who send slowly or without end.
+"""Connections of uvicorn, with a short way for the hot route and bounds on those who send slowly.
 
-uvicorn closes a connection that idles after an answer, and waits for ever for one that never ends
-its header: a few thousand such callers would take every file the process may open. Here what is
-being sent must be complete within a while, and within a size.
+The short way. Posting one intent is nearly all that a busy API does, and most of its time went into
+what such a call does not need: a task, an event, a scope, two writes. So its header and body, parsed
+by the same parser, go straight to `hot`, and its answer is one write. Everything else goes
+uvicorn's way, and so does a hot call that is unusual in any respect: its parts are then handed over
+as if they came just now. A call on the short way is uvicorn's `cycle` meanwhile, so that pipelined
+calls queue behind it and a shutdown waits for it.
+
+The bounds. uvicorn waits for ever for a header that never ends: a few thousand such callers would
+take every file the process may open. Here what is being sent must be complete within a while, and
+within a size.
 """
 
 from __future__ import annotations
@@ -10,15 +17,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import resource
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from producer.http.calls import INTENT_BYTES_MAX, Fields, Reply
+from producer.http.routes import HOT_PATH
+
+# Takes header fields, body, and whom to tell the answer (once, on the loop); False: not for it.
+Hot = Callable[[Fields, bytes, Callable[[Reply], None]], bool]
+
+KEEP_ALIVE_S: Final = 75.0  # longer than the pools of most clients keep an idle connection
 RECEIVE_TIMEOUT_S = 10.0  # for the header and the body together
 HEADER_BYTES_MAX = 64 * 1024
 _FILES_RESERVED = 200  # for databases, logs and threads
 _SWEEP_INTERVAL_S = 1.0
 
+_CLOSE: Final = (b"connection", b"close")
+_HOT_URL: Final = HOT_PATH.encode()
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -35,9 +52,15 @@ def connections_max() -> int:
 class Connection(HttpToolsProtocol):
     """One connection of a caller."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # as uvicorn calls it
+    _lines_of: ClassVar[tuple[Fields, bytes]] = ([], b"")
+    cycle: Any  # uvicorn's, or one on the short way
+
+    def __init__(self, hot: Hot, *args: Any, **kwargs: Any) -> None:  # the rest as uvicorn calls it
         super().__init__(*args, **kwargs)
+        self.hot = hot
+        self.hot_body: bytes | None = None  # what came of it, while a hot call is being received
         self.receiving_since: float | None = None
+        self.idle_since: float | None = None  # after an answer on the short way
         self.header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,6 +74,7 @@ class Connection(HttpToolsProtocol):
         """Parse what came; give up on a header that does not end."""
         if self.receiving_since is None:
             self.receiving_since = self.loop.time()
+            self.idle_since = None
         super().data_received(data)
         if self.header_bytes >= 0:
             self.header_bytes += len(data)
@@ -59,25 +83,124 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # uvicorn makes a scope here; it is made where it is needed.
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self.header_bytes = 0
 
     def on_headers_complete(self) -> None:
         self.header_bytes = -1
-        super().on_headers_complete()
+        if self.url == _HOT_URL and self._is_plain_post():
+            self.hot_body = b""
+        else:
+            self._go_uvicorns_way()
+
+    def on_body(self, body: bytes) -> None:
+        if self.hot_body is None:
+            super().on_body(body)
+            return
+        self.hot_body += body
+        if len(self.hot_body) > INTENT_BYTES_MAX:
+            self._go_uvicorns_way()
 
     def on_message_complete(self) -> None:
         self.receiving_since = None
+        if self.hot_body is not None:
+            before, self.cycle = self.cycle, _HotCycle(self, self.parser.should_keep_alive())
+            if self.hot(self.headers, self.hot_body, self.cycle.tell):
+                self.hot_body = None
+                return
+            self.cycle = before
+            self._go_uvicorns_way()
         super().on_message_complete()
+
+    def answered(self, reply: Reply, *, keep_alive: bool) -> None:
+        """Write a hot call's answer; then go on with what the caller sent meanwhile, if anything."""
+        self.transport.write(self._written(reply, keep_alive=keep_alive))
+        if not keep_alive:
+            self.transport.close()
+        if self.pipeline or self.transport.is_closing():
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.idle_since = self.loop.time()
+
+    def _is_plain_post(self) -> bool:
+        parser, cycle = self.parser, self.cycle
+        return (
+            parser.get_method() == b"POST"
+            and (cycle is None or cycle.response_complete)
+            and parser.get_http_version() == "1.1"
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused  # who reads no answers is made to wait for them
+        )
+
+    def _go_uvicorns_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # in place: the scope holds this list
+        super().on_headers_complete()
+        if self.hot_body is not None:
+            body, self.hot_body = self.hot_body, None
+            super().on_body(body)
+
+    def _written(self, reply: Reply, *, keep_alive: bool) -> bytes:
+        status, body, fields = reply
+        lines = [STATUS_LINE[status], self._default_lines()]
+        lines += [b"%b: %b\r\n" % field for field in fields]
+        if not keep_alive and _CLOSE not in fields:
+            lines.append(b"connection: close\r\n")
+        lines += (b"content-length: %d\r\n\r\n" % len(body), body)
+        return b"".join(lines)
+
+    def _default_lines(self) -> bytes:
+        """Return the lines of uvicorn's own fields; it makes them anew each second, for the date."""
+        fields = self.server_state.default_headers
+        if Connection._lines_of[0] is not fields:
+            Connection._lines_of = (fields, b"".join([b"%b: %b\r\n" % field for field in fields]))
+        return Connection._lines_of[1]
+
+
+class _HotCycle:
+    """A call on the short way, with what uvicorn asks of a cycle."""
+
+    __slots__ = ("connection", "disconnected", "keep_alive", "response_complete")
+
+    def __init__(self, connection: Connection, keep_alive: bool) -> None:
+        self.connection = connection
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    @property
+    def message_event(self) -> _HotCycle:
+        """Stands for the event that wakes a cycle's task: there is none."""
+        return self
+
+    def set(self) -> None:
+        """Wake nobody."""
+
+    def tell(self, reply: Reply) -> None:
+        """Answer the caller, if he is still there."""
+        self.response_complete = True
+        if not self.disconnected and not self.connection.transport.is_closing():
+            keep_alive = self.keep_alive and _CLOSE not in reply.headers
+            self.connection.answered(reply, keep_alive=keep_alive)
 
 
 async def sweep(connections: set[Any]) -> None:
-    """Close those that take too long to say what they want; runs until cancelled."""
+    """Close those that take too long to say what they want, or anything; runs until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_SWEEP_INTERVAL_S)
-        overdue = loop.time() - RECEIVE_TIMEOUT_S
+        now = loop.time()
         for connection in list(connections):
-            since = getattr(connection, "receiving_since", None)
-            if since is not None and since < overdue:
+            since = connection.receiving_since
+            if since is not None and since < now - RECEIVE_TIMEOUT_S:
                 connection.transport.abort()
+            since = connection.idle_since
+            if since is not None and since < now - KEEP_ALIVE_S:
+                connection.transport.close()

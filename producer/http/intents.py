@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from uuid import UUID
 
-from producer.answers import Accepted, Posted, Replayed
+from producer.answers import Accepted, Answer, Posted, Replayed
 from producer.http import decoding, headers
 from producer.http.auth import Gateway
 from producer.http.calls import INTENT_BYTES_MAX, NO_STORE, Call, Reply
@@ -16,6 +18,22 @@ from workers.domain.intent import IssuanceIntent, Kind, OrderIntent
 from workers.store import journal
 
 _USER_ID_LENGTH_MAX = 128
+
+
+def post_at_once(call: Call, body: bytes, tell: Callable[[Reply], None]) -> bool:
+    """Post an intent without waiting for anything: the short way of `post_intent`.
+
+    `tell` is called once, with the answer. False: somebody would have to wait (for a key that is
+    not known yet, for an outcome), and nothing was done. Raises Problem.
+    """
+    gateway = call.known_gateway("intents:write")
+    if gateway is None or b"prefer" in call.headers:
+        return False
+    call.require_json()
+    intent = decoding.decode(decoding.ORDER, body)
+    posted = _posted(call, gateway, intent)
+    call.api.intake.submit_and_tell(posted, functools.partial(_tell, call, tell))
+    return True
 
 
 async def post_intent(call: Call) -> Reply:
@@ -35,13 +53,7 @@ async def post_coupon(call: Call) -> Reply:
 async def submit(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent) -> Reply:
     """Submit an intent and tell the answer, or the outcome to those who prefer to wait for it."""
     api = call.api
-    call.locale = intent.locale
-    posted = Posted(
-        intent_id=uuid7(),
-        gateway_id=gateway.gateway_id,
-        idempotency_key=call.idempotency_key(),
-        intent=intent,
-    )
+    posted = _posted(call, gateway, intent)
     prefer = call.headers.get(b"prefer")
     if prefer is not None and (wait_s := headers.wait_s(prefer, api.wait_max_s)):
         return await _submit_and_wait(call, posted, wait_s)
@@ -89,6 +101,20 @@ def _own(call: Call, gateway: Gateway, resource: IntentResource | None) -> Inten
 def _told(call: Call, resource: IntentResource) -> Reply:
     reply = outcome(resource, call.api, call.language)
     return reply._replace(headers=[*reply.headers, NO_STORE])
+
+
+def _posted(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent) -> Posted:
+    call.locale = intent.locale
+    return Posted(
+        intent_id=uuid7(),
+        gateway_id=gateway.gateway_id,
+        idempotency_key=call.idempotency_key(),
+        intent=intent,
+    )
+
+
+def _tell(call: Call, tell: Callable[[Reply], None], answer: Answer) -> None:
+    tell(call.answer(lambda: reply_to(answer, call.api, call.language)))
 
 
 async def _submit_and_wait(call: Call, posted: Posted, wait_s: int) -> Reply:

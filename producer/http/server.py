@@ -7,6 +7,7 @@ connection that waits to be accepted survives any one of them. The parent only w
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import signal
 import socket
@@ -20,12 +21,11 @@ from config import failpoints, logging
 from config.settings import Settings
 from producer.http.app import App
 from producer.http.bootstrap import open_api
-from producer.http.connections import Connection, sweep
+from producer.http.connections import KEEP_ALIVE_S, Connection, sweep
 from producer.http.family import Family
 
 _log = structlog.get_logger()
 
-KEEP_ALIVE_S = 75  # longer than the pools of most clients keep an idle connection
 _BACKLOG = 4_096
 # A lane whose commit was heard needs Python's lock to go on; 5 ms of waiting for it, several times
 # a batch, would be most of a batch's time.
@@ -84,7 +84,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
         uvicorn.Config(
             app,
             loop="uvloop",
-            http=Connection,
+            http=functools.partial(Connection, app.hot),  # type: ignore[arg-type]  # makes one
             ws="none",
             lifespan="on",
             log_config=None,
@@ -93,7 +93,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=int(KEEP_ALIVE_S),
             timeout_graceful_shutdown=settings.api.drain_timeout_s,
         ),
     )
