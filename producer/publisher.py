@@ -3,16 +3,30 @@
 The message is a hint. If it is late or lost, the intents are late: the next claim or the
 redispatcher finds them. So a failure here is counted and logged, and nobody waits for it.
 
-Hints gather while one is being sent, so their number is bounded by the speed of the broker and
-their size by `batch_max`. Past `WAITING_MAX` waiting ids the oldest are dropped: with so many open
-intents every claim comes out full, and workers go on without hints.
+Problem: a message costs about a millisecond here and as much at the worker, and whoever it wakes
+claims all that is open, not only what it names. A hint for each batch of the intake kept workers
+busy with small batches, each of which costs nearly as much as a large one.
+
+    offer ──▶ waiting ──▶ hint, while fewer than `unheard_max` are unheard
+                 │            └─ heard when an outcome of it is announced, or after a while anyway
+                 └─ decided meanwhile: gone
+
+So hints are sent like segments under TCP's window: a few are under way, an announcement makes room
+for the next, and what comes meanwhile goes with that one. Idle, an intent is hinted at at once;
+busy, hints come as fast as workers finish, and batches grow by themselves. A hint unheard for
+`UNHEARD_S` makes room too, later each time while none is heard, so that dead workers meet no storm
+of hints when they come back. While announcements cannot be heard at all there is no window.
+
+Past `WAITING_MAX` waiting ids the oldest are dropped: with so many open intents every claim comes
+out full, and workers go on without hints.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -21,16 +35,33 @@ from config import failpoints
 
 _log = structlog.get_logger()
 
-WAITING_MAX = 50_000
+WAITING_MAX: Final = 50_000
+UNHEARD_S: Final = 0.1  # several times what a batch takes
+UNHEARD_S_MAX: Final = 1.6
 
 
 class Publisher:
-    """Sends hints from a thread of its own; `send` may raise and must keep its own deadline."""
+    """Sends hints from a thread of its own; `send` may raise and must keep its own deadline.
 
-    def __init__(self, send: Callable[[Sequence[UUID]], None], *, batch_max: int) -> None:
+    One hint stands for up to `batch_max` intents. `unheard_max` hints may be unheard while `hears`
+    is true; without either, hints are sent as fast as the broker takes them.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[UUID]], None],
+        *,
+        batch_max: int,
+        unheard_max: int | None = None,
+        hears: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._send = send
         self._batch_max = batch_max
-        self._waiting: deque[UUID] = deque(maxlen=WAITING_MAX)
+        self._unheard_max = unheard_max
+        self._hears = hears
+        self._waiting: dict[bytes, UUID] = {}  # by `UUID.bytes`, in the order of acceptance
+        self._unheard: dict[bytes, float] = {}  # a hint's first id, and when it was sent
+        self._patience_s = UNHEARD_S
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -40,10 +71,24 @@ class Publisher:
         """Begin to send."""
         self._thread.start()
 
-    def offer(self, intent_ids: Sequence[UUID]) -> None:
+    def offer(self, intent_ids: Iterable[UUID]) -> None:
         """Hand over ids of committed intents; returns at once."""
         with self._wake:
-            self._waiting.extend(intent_ids)
+            waiting = self._waiting
+            waiting.update([(intent_id.bytes, intent_id) for intent_id in intent_ids])
+            if len(waiting) > WAITING_MAX:
+                for key in list(waiting)[: len(waiting) - WAITING_MAX]:
+                    del waiting[key]
+            self._wake.notify()
+
+    def heard(self, intent_ids: Iterable[bytes]) -> None:
+        """Note the ids (`UUID.bytes`) whose outcomes were announced, whoever had accepted them."""
+        with self._wake:
+            waiting, unheard = self._waiting, self._unheard
+            for key in intent_ids:
+                waiting.pop(key, None)
+                if unheard and unheard.pop(key, None) is not None:
+                    self._patience_s = UNHEARD_S
             self._wake.notify()
 
     def close(self, timeout_s: float) -> None:
@@ -64,8 +109,29 @@ class Publisher:
                 _log.warning("hint not published", error=repr(error), intents=len(hint))
 
     def _next(self) -> list[UUID]:
-        """Wait for ids; return up to a batch of them, or none when closing with nothing left."""
+        """Wait for ids and for room; return what to name, or none when closing with none left."""
         with self._wake:
-            self._wake.wait_for(lambda: self._waiting or self._closing)
-            count = min(len(self._waiting), self._batch_max)
-            return [self._waiting.popleft() for _ in range(count)]
+            while not self._closing:
+                room_in_s = self._room_in_s() if self._waiting else None
+                if room_in_s == 0.0:
+                    break
+                self._wake.wait(room_in_s)
+            keys = list(self._waiting)[: self._batch_max]
+            if keys:
+                self._unheard[keys[0]] = time.monotonic()
+            return [self._waiting.pop(key) for key in keys]
+
+    def _room_in_s(self) -> float:
+        """In how many seconds another hint may be sent; 0: now."""
+        if self._unheard_max is None or not self._hears():
+            self._unheard.clear()
+            return 0.0
+        if len(self._unheard) < self._unheard_max:
+            return 0.0
+        oldest, sent_at = next(iter(self._unheard.items()))
+        left_s = sent_at + self._patience_s - time.monotonic()
+        if left_s > 0:
+            return left_s
+        del self._unheard[oldest]
+        self._patience_s = min(2 * self._patience_s, UNHEARD_S_MAX)
+        return 0.0

@@ -15,7 +15,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -44,13 +44,24 @@ _RECONNECT_S: Final = (0.1, 2.0)
 class Waiters:
     """Futures of outcomes by intent id. Used on one event loop, but for the listening thread."""
 
-    def __init__(self, open_client: Callable[[], redis.Redis], channel: str, read: Read) -> None:
-        """`open_client` makes a client whose calls time out; `read` looks into the journal."""
+    def __init__(
+        self,
+        open_client: Callable[[], redis.Redis],
+        channel: str,
+        read: Read,
+        heard: Callable[[Sequence[bytes]], None] = lambda intent_ids: None,
+    ) -> None:
+        """`open_client` makes a client whose calls time out; `read` looks into the journal.
+
+        `heard` is told the ids (`UUID.bytes`) of every announcement, in the listening thread.
+        """
         self._loop = asyncio.get_running_loop()
         self._open_client = open_client
         self._channel = channel
         self._read = read
+        self._heard = heard
         self._waiting: dict[bytes, set[asyncio.Future[IntentResource | None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="outcomes", daemon=True)
         self.sojourn = Sojourn()
@@ -73,19 +84,34 @@ class Waiters:
         if self._thread.is_alive():
             self._thread.join(timeout=2 * _TURN_S)
 
+    def register(self, intent_id: UUID) -> Waiter:
+        """Register for the outcome of an intent, until the waiter leaves."""
+        future: asyncio.Future[IntentResource | None] = self._loop.create_future()
+        self._waiting.setdefault(intent_id.bytes, set()).add(future)
+        return Waiter(self, intent_id, future, self._read)
+
     @contextlib.contextmanager
     def waiting(self, intent_id: UUID) -> Iterator[Waiter]:
         """Register for the outcome of an intent, until the block ends."""
-        key = intent_id.bytes
-        future: asyncio.Future[IntentResource | None] = self._loop.create_future()
-        self._waiting.setdefault(key, set()).add(future)
+        waiter = self.register(intent_id)
         try:
-            yield Waiter(self, intent_id, future, self._read)
+            yield waiter
         finally:
-            futures = self._waiting[key]
+            waiter.leave()
+
+    def spawn(self, looking: Coroutine[None, None, None]) -> None:
+        """Run a waiter's looks into the journal."""
+        task = self._loop.create_task(looking)
+        self._tasks.add(task)  # the loop itself would let it be collected
+        task.add_done_callback(self._tasks.discard)
+
+    def forget(self, intent_id: UUID, future: asyncio.Future[IntentResource | None]) -> None:
+        """Drop a registration; doing it twice is harmless."""
+        futures = self._waiting.get(intent_id.bytes)
+        if futures is not None:
             futures.discard(future)
             if not futures:
-                del self._waiting[key]
+                del self._waiting[intent_id.bytes]
 
     @property
     def count(self) -> int:
@@ -151,7 +177,9 @@ class Waiters:
         except announce.MalformedAnnouncement:
             _log.warning("announcement not readable", bytes=len(announcement))
             return
-        self.sojourn.heard([pair[0] for pair in pairs])
+        ids = [pair[0] for pair in pairs]
+        self._heard(ids)
+        self.sojourn.heard(ids)
         # Reading a dictionary that the loop changes is safe: who registers later looks for itself.
         waiting = self._waiting
         found = [pair for pair in pairs if pair[0] in waiting] if waiting else []
@@ -174,6 +202,45 @@ class Waiter:
         self._intent_id = intent_id
         self._future = future
         self._read = read
+
+    def leave(self) -> None:
+        """Wait no more."""
+        self._waiters.forget(self._intent_id, self._future)
+
+    def tell_outcome(
+        self,
+        timeout_s: float,
+        tell: Callable[[IntentResource | None], None],
+        *,
+        look_first: bool = False,
+    ) -> None:
+        """Call `tell` once with what `outcome` would return, and leave. `tell` must not raise.
+
+        Most outcomes are announced before it is time for a first look into the journal, and are
+        told without a task: one for each would cost more than all the rest.
+        """
+        unheard_s = 0.0 if look_first else min(timeout_s, self._waiters.first_look_s)
+
+        def heard(future: asyncio.Future[IntentResource | None]) -> None:
+            looking.cancel()
+            self.leave()
+            tell(future.result())
+
+        def look() -> None:
+            self._future.remove_done_callback(heard)
+            self._waiters.spawn(self._look_on(timeout_s - unheard_s, tell))
+
+        looking = asyncio.get_running_loop().call_later(unheard_s, look)
+        self._future.add_done_callback(heard)
+
+    async def _look_on(
+        self, timeout_s: float, tell: Callable[[IntentResource | None], None]
+    ) -> None:
+        try:
+            resource = await self.outcome(timeout_s, look_first=True)
+        finally:
+            self.leave()
+        tell(resource)
 
     async def outcome(self, timeout_s: float, *, look_first: bool = False) -> IntentResource | None:
         """Return the decided resource, or None when it is not decided in time.

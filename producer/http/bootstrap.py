@@ -43,9 +43,12 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     """Build the API's parts on the running loop, and take them down in the opposite order."""
     codes = CouponCodes(settings.secrets.master, settings.secrets.old_masters)
     limits = LimitBook(opener(settings.postgres, PRODUCER, "api-limits"))
+    hearing: list[Waiters] = []  # none before they are made
     publisher = Publisher(
         hint_sender(make_app(settings), settings.broker.publish_timeout_ms / 1_000),
         batch_max=settings.worker.batch_max,
+        unheard_max=settings.api.hints_unheard_max,
+        hears=lambda: any(waiters.listening for waiters in hearing),
     )
 
     def make_intake() -> Intake:
@@ -62,7 +65,8 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     limits.start()
     publisher.start()
     try:
-        async with assemble(settings, make_intake, codes) as api:
+        async with assemble(settings, make_intake, codes, publisher.heard) as api:
+            hearing.append(api.waiters)
             yield api
     finally:
         await asyncio.to_thread(publisher.close, _PUBLISH_REST_S)
@@ -71,9 +75,15 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
 
 @contextlib.asynccontextmanager
 async def assemble(
-    settings: Settings, make_work: MakeWork, codes: CouponCodes
+    settings: Settings,
+    make_work: MakeWork,
+    codes: CouponCodes,
+    heard: Callable[[Sequence[bytes]], None] = lambda intent_ids: None,
 ) -> AsyncIterator[Api]:
-    """Build the API around any intake; on leaving, answer everything that was taken."""
+    """Build the API around any intake; on leaving, answer everything that was taken.
+
+    `heard` is told the ids of every announcement.
+    """
     desk = Desk(
         opener(settings.postgres, PRODUCER, "api-reads"),
         opener(settings.postgres, WORKER, "api-orders"),
@@ -85,6 +95,7 @@ async def assemble(
         lambda: open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms),
         gate_names(settings.valkey.key_prefix).outcome_channel,
         desk.read,
+        heard,
     )
     waiters.start()
     refreshing = asyncio.create_task(keys.keep_fresh())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from uuid import UUID
@@ -17,22 +18,22 @@ from workers.contract.resource import IntentResource
 from workers.domain.intent import IssuanceIntent, Kind, OrderIntent
 from workers.store import journal
 
+Tell = Callable[[Reply], None]
+
 _USER_ID_LENGTH_MAX = 128
 
 
-def post_at_once(call: Call, body: bytes, tell: Callable[[Reply], None]) -> bool:
-    """Post an intent without waiting for anything: the short way of `post_intent`.
+def post_at_once(call: Call, body: bytes, tell: Tell) -> bool:
+    """Post an intent as `post_intent` does, without a task: the short way of the hot route.
 
-    `tell` is called once, with the answer. False: somebody would have to wait (for a key that is
-    not known yet, for an outcome), and nothing was done. Raises Problem.
+    `tell` is called once, with the answer. False: the caller's key has to be looked up first, and
+    nothing was done. Raises Problem.
     """
     gateway = call.known_gateway("intents:write")
-    if gateway is None or b"prefer" in call.headers:
+    if gateway is None:
         return False
     call.require_json()
-    intent = decoding.decode(decoding.ORDER, body)
-    posted = _posted(call, gateway, intent)
-    call.api.intake.submit_and_tell(posted, functools.partial(_tell, call, tell))
+    _begin(call, gateway, decoding.decode(decoding.ORDER, body), tell)
     return True
 
 
@@ -40,24 +41,20 @@ async def post_intent(call: Call) -> Reply:
     """`POST /v1/intents`: the wish to buy. The hot route."""
     gateway = await call.authorise("intents:write")
     intent = decoding.decode(decoding.ORDER, await call.json_body(INTENT_BYTES_MAX))
-    return await submit(call, gateway, intent)
+    return await _submit(call, gateway, intent)
 
 
 async def post_coupon(call: Call) -> Reply:
     """`POST /v1/coupons`: the wish for a coupon."""
     gateway = await call.authorise("coupons:write")
     intent = decoding.decode(decoding.ISSUANCE, await call.json_body(INTENT_BYTES_MAX))
-    return await submit(call, gateway, intent)
+    return await _submit(call, gateway, intent)
 
 
-async def submit(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent) -> Reply:
-    """Submit an intent and tell the answer, or the outcome to those who prefer to wait for it."""
-    api = call.api
-    posted = _posted(call, gateway, intent)
-    prefer = call.headers.get(b"prefer")
-    if prefer is not None and (wait_s := headers.wait_s(prefer, api.wait_max_s)):
-        return await _submit_and_wait(call, posted, wait_s)
-    return reply_to(await api.intake.submit(posted), api, call.language)
+async def _submit(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent) -> Reply:
+    told: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    _begin(call, gateway, intent, lambda reply: None if told.done() else told.set_result(reply))
+    return await told
 
 
 async def get_intent(call: Call) -> Reply:
@@ -103,34 +100,68 @@ def _told(call: Call, resource: IntentResource) -> Reply:
     return reply._replace(headers=[*reply.headers, NO_STORE])
 
 
-def _posted(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent) -> Posted:
+def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, tell: Tell) -> None:
+    """Submit an intent; tell the answer, or the outcome to those who prefer to wait for it."""
     call.locale = intent.locale
-    return Posted(
+    posted = Posted(
         intent_id=uuid7(),
         gateway_id=gateway.gateway_id,
         idempotency_key=call.idempotency_key(),
         intent=intent,
     )
+    prefer = call.headers.get(b"prefer")
+    wait_s = 0 if prefer is None else headers.wait_s(prefer, call.api.wait_max_s)
+    if wait_s:
+        _Wait(call, posted, wait_s, tell).begin()
+    else:
+        call.api.intake.submit_and_tell(posted, functools.partial(_tell, call, tell))
 
 
-def _tell(call: Call, tell: Callable[[Reply], None], answer: Answer) -> None:
+def _tell(call: Call, tell: Tell, answer: Answer) -> None:
     tell(call.answer(lambda: reply_to(answer, call.api, call.language)))
 
 
-async def _submit_and_wait(call: Call, posted: Posted, wait_s: int) -> Reply:
-    api, language = call.api, call.language
-    with api.waiters.waiting(posted.intent_id) as waiter:  # before anyone can decide it
-        answer = await api.intake.submit(posted)
-        reply = reply_to(answer, api, language)
+class _Wait:
+    """A caller who prefers the outcome to a receipt, if it comes within `wait_s`."""
+
+    __slots__ = ("_call", "_posted", "_tell", "_wait_s", "_waiter")
+
+    def __init__(self, call: Call, posted: Posted, wait_s: int, tell: Tell) -> None:
+        self._call = call
+        self._posted = posted
+        self._wait_s = wait_s
+        self._tell = tell
+        self._waiter = call.api.waiters.register(posted.intent_id)  # before anyone can decide it
+
+    def begin(self) -> None:
+        self._call.api.intake.submit_and_tell(self._posted, self._answered)
+
+    def _answered(self, answer: Answer) -> None:
+        api = self._call.api
         if isinstance(answer, Accepted):
-            decided = await waiter.outcome(wait_s)
-            if decided is not None:
-                reply = outcome(decided, api, language)
-    if isinstance(answer, Replayed) and answer.resource.decided_at is None:
-        with api.waiters.waiting(answer.resource.intent_id) as waiter:
-            decided = await waiter.outcome(wait_s, look_first=True)
-            reply = replay(decided or answer.resource, api, language)
-    return reply._replace(headers=[*reply.headers, (b"preference-applied", b"wait=%d" % wait_s)])
+            api.waiters.sojourn.accepted()
+            return self._waiter.tell_outcome(self._wait_s, functools.partial(self._end, answer))
+        self._waiter.leave()
+        if isinstance(answer, Replayed) and answer.resource.decided_at is None:
+            self._waiter = api.waiters.register(answer.resource.intent_id)
+            return self._waiter.tell_outcome(
+                self._wait_s, functools.partial(self._end, answer), look_first=True
+            )
+        return self._end(answer, None)
+
+    def _end(self, answer: Answer, decided: IntentResource | None) -> None:
+        self._tell(self._call.answer(lambda: self._reply(answer, decided)))
+
+    def _reply(self, answer: Answer, decided: IntentResource | None) -> Reply:
+        api, language = self._call.api, self._call.language
+        if decided is None:
+            reply = reply_to(answer, api, language)
+        elif isinstance(answer, Replayed):
+            reply = replay(decided, api, language)
+        else:
+            reply = outcome(decided, api, language)
+        applied = (b"preference-applied", b"wait=%d" % self._wait_s)
+        return reply._replace(headers=[*reply.headers, applied])
 
 
 def _key_of_query(call: Call) -> tuple[str, str, Kind]:

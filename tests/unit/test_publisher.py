@@ -114,6 +114,70 @@ def test_while_the_broker_is_away_memory_is_bounded_and_the_oldest_go(
     assert broker.received[1:] == many[100:]
 
 
+@pytest.fixture
+def windowed(broker: _Broker) -> Iterator[Publisher]:
+    made = Publisher(broker.send, batch_max=10, unheard_max=2, hears=lambda: True)
+    made.start()
+    yield made
+    made.close(5)
+
+
+def _keys(ids: Sequence[UUID]) -> list[bytes]:
+    return [intent_id.bytes for intent_id in ids]
+
+
+def test_no_more_hints_are_under_way_than_the_window_lets(
+    broker: _Broker, windowed: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third waits for a worker to come round, and then stands for all that gathered."""
+    monkeypatch.setattr(publisher, "UNHEARD_S", 60.0)
+    windowed._patience_s = 60.0
+    for number in range(5):
+        windowed.offer(IDS[number : number + 1])
+        time.sleep(0.02)
+    assert broker.hints == [IDS[:1], IDS[1:2]]
+    windowed.heard(_keys(IDS[:1]))
+    assert _comes_true(lambda: broker.hints[2:] == [IDS[2:5]])
+
+
+def test_what_was_decided_meanwhile_is_hinted_at_no_more(
+    broker: _Broker, windowed: Publisher
+) -> None:
+    """A claim takes the oldest along, named or not."""
+    windowed._patience_s = 60.0
+    windowed.offer(IDS[:1])
+    assert _comes_true(lambda: len(broker.hints) == 1)
+    windowed.offer(IDS[1:2])
+    assert _comes_true(lambda: len(broker.hints) == 2)
+    windowed.offer(IDS[2:6])
+    windowed.heard(_keys([*IDS[:1], *IDS[2:5]]))
+    assert _comes_true(lambda: broker.hints[2:] == [IDS[5:6]])
+
+
+def test_a_hint_that_is_never_heard_makes_room_in_time_and_later_each_time(
+    broker: _Broker, windowed: Publisher
+) -> None:
+    """A dead worker or a lost announcement costs a moment, and no storm of hints."""
+    for number in range(4):
+        windowed.offer(IDS[number : number + 1])
+        assert _comes_true(lambda n=number: len(broker.hints) > n)  # type: ignore[misc]
+    assert broker.received == IDS[:4]
+    assert windowed._patience_s == 4 * publisher.UNHEARD_S
+    windowed.heard(_keys(IDS[3:4]))
+    assert windowed._patience_s == publisher.UNHEARD_S
+
+
+def test_without_announcements_there_is_no_window(broker: _Broker) -> None:
+    """Who cannot hear cannot wait to be heard."""
+    made = Publisher(broker.send, batch_max=10, unheard_max=1, hears=lambda: False)
+    made.start()
+    for number in range(5):
+        made.offer(IDS[number : number + 1])
+        assert _comes_true(lambda n=number: len(broker.hints) > n)  # type: ignore[misc]
+    assert made._patience_s == publisher.UNHEARD_S
+    made.close(5)
+
+
 def test_closing_sends_what_waits(broker: _Broker) -> None:
     """A drained process leaves no hint behind, if the broker takes them in time."""
     made = Publisher(broker.send, batch_max=10)

@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
+from workers.contract.ids import uuid_of
 from workers.contract.signing import derive_key
 
 CODE_CHARS: Final = 44
@@ -25,11 +26,11 @@ INPUT_CHARS_MAX: Final = 128  # Room for a hyphen or a space after every charact
 _ID_BYTES: Final = 16
 _MAC_BYTES: Final = 10
 _SPARE_BITS: Final = 4  # 44 characters hold 220 bits, a code's 27 bytes are 216.
-_DROP_SEPARATORS: Final = str.maketrans("", "", "- \t\r\n")
-_CODE: Final = re.compile(f"[A-Z2-7]{{{CODE_CHARS}}}")
+_SEPARATORS: Final = b"- \t\r\n"
+_CODE: Final = re.compile(b"[A-Z2-7]{%d}" % CODE_CHARS)
 # base32's digits as int(text, 32) reads them; b32decode would take 8 µs more.
-_TO_DIGITS: Final = str.maketrans(
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+_TO_DIGITS: Final = bytes.maketrans(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHIJKLMNOPQRSTUV"
 )
 
 
@@ -61,7 +62,7 @@ class CouponCodes:
         proven = False
         for key in self._keys.get(claim[0], ()):
             proven |= hmac.compare_digest(_mac(key, claim), mac)
-        return UUID(bytes=claim[1:]) if proven else None
+        return uuid_of(claim[1:]) if proven else None
 
 
 def _version(key: bytes) -> int:
@@ -75,9 +76,11 @@ def _mac(key: bytes, claim: bytes) -> bytes:
 def _decode(code: str) -> bytes | None:
     if len(code) > INPUT_CHARS_MAX or not code.isascii():
         return None
-    compact = code.translate(_DROP_SEPARATORS).upper()
+    compact = code.encode()
     if not _CODE.fullmatch(compact):
-        return None
+        compact = compact.translate(None, _SEPARATORS).upper()
+        if not _CODE.fullmatch(compact):
+            return None
     value = int(compact.translate(_TO_DIGITS), 32)
     if value % (1 << _SPARE_BITS):
         return None  # Only the spelling whose spare bits are zero is a code.

@@ -10,7 +10,9 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
+from workers.contract.ids import uuid_of
 from workers.domain.intent import IntentBody, IssuanceIntent, Kind, OrderIntent
+from workers.store import arrays
 from workers.store.pool import Connection
 from workers.store.sql import queries
 
@@ -45,12 +47,12 @@ def key_digest(gateway_id: str, kind: Kind, user_id: str, idempotency_key: str) 
     None of the parts may hold a control character, so the separator keeps them apart.
     """
     scoped = f"{gateway_id}\x1f{kind}\x1f{user_id}\x1f{idempotency_key}".encode()
-    return UUID(bytes=hashlib.sha256(scoped).digest()[:16])
+    return uuid_of(hashlib.sha256(scoped).digest()[:16])
 
 
 def fingerprint(intent: OrderIntent | IssuanceIntent) -> UUID:
     """Digest of an intent as decoded: spelling and order of its JSON do not matter."""
-    return UUID(bytes=hashlib.blake2b(_encode(intent), digest_size=16).digest())
+    return uuid_of(hashlib.blake2b(_encode(intent), digest_size=16).digest())
 
 
 def append_many(
@@ -61,19 +63,19 @@ def append_many(
     An entry whose key is known is left out of the answer, and changes nothing. Doing it again with
     the same entries is harmless, so a lost reply is settled by asking again.
     """
-    rows = sorted(entries, key=lambda entry: entry.digest)
+    rows = sorted(entries, key=lambda entry: entry.digest.int)  # as PostgreSQL orders them
     cursor = connection.execute(
         _SQL.journal_append_many,
         {
-            "digests": [row.digest for row in rows],
-            "intent_ids": [row.intent_id for row in rows],
-            "fingerprints": [row.fingerprint for row in rows],
-            "kinds": [row.kind.value for row in rows],
-            "gateway_ids": [row.gateway_id for row in rows],
-            "keys": [row.idempotency_key for row in rows],
-            "user_ids": [row.user_id for row in rows],
-            "campaign_ids": [row.campaign_id for row in rows],
-            "bodies": [_encode(row.body).decode() for row in rows],
+            "digests": arrays.uuids([row.digest for row in rows]),
+            "intent_ids": arrays.uuids([row.intent_id for row in rows]),
+            "fingerprints": arrays.uuids([row.fingerprint for row in rows]),
+            "kinds": arrays.texts([row.kind.value for row in rows]),
+            "gateway_ids": arrays.texts([row.gateway_id for row in rows]),
+            "keys": arrays.texts([row.idempotency_key for row in rows]),
+            "user_ids": arrays.texts([row.user_id for row in rows]),
+            "campaign_ids": arrays.texts([row.campaign_id for row in rows]),
+            "bodies": arrays.texts([_encode(row.body).decode() for row in rows]),
             "dispatch_after_ms": dispatch_after_ms,
         },
         binary=True,

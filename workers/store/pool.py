@@ -10,6 +10,7 @@ from msgspec import Struct
 from psycopg.adapt import Buffer, Loader
 
 from config.settings import Postgres
+from workers.store import arrays
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -76,6 +77,7 @@ def connect(
     )
     connection.adapters.register_loader("json", _JsonBytes)
     connection.adapters.register_loader("json", _JsonBytesBinary)
+    arrays.register(connection)
     connection.prepare_threshold = 2
     return connection
 
