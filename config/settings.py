@@ -96,8 +96,8 @@ class Api(Struct, frozen=True, forbid_unknown_fields=True):
     batch_max: BatchMax = 500
     # Intents that wait for a lane; more are refused at once, since they would time out anyway.
     pending_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
-    # Hints of one process under way at once, unheard of: more would only split the workers' batches.
-    hints_unheard_max: Annotated[int, Meta(ge=1, le=1_000)] = 2
+    # Hints of one process under way at once; about two for each worker that may be at work.
+    hints_unheard_max: Annotated[int, Meta(ge=1, le=1_000)] = 4
     # An answer is given within this, whatever is dead.
     accept_timeout_ms: Milliseconds = 5_000
     # The longest `Prefer: wait` that is honoured: each waiter holds a connection open.

@@ -49,7 +49,7 @@ class _Pending(Struct):
     """A posted intent on its way through one batch."""
 
     posted: Posted
-    entry: Entry
+    digest: UUID  # of its key
     answer: Answer | None = None
 
 
@@ -82,29 +82,28 @@ class Intake:
     def submit(self, batch: Sequence[Posted]) -> list[Answer]:
         """Answer a batch, in its order. Never raises for a dependency that is away."""
         deadline = time.monotonic() + self._accept_timeout_s
-        pending = [_Pending(posted, self._entry(posted)) for posted in batch]
+        pending = [_Pending(posted, _digest(posted)) for posted in batch]
         admitted = self._admit(pending)
         self._append(admitted, deadline)
         self._look_up([one for one in pending if not isinstance(one.answer, Accepted)], deadline)
-        self._release([one.entry.intent_id for one in admitted if not _stands(one)])
-        accepted = [one.entry.intent_id for one in admitted if isinstance(one.answer, Accepted)]
+        self._release([one.posted.intent_id for one in admitted if not _stands(one)])
+        accepted = [one.posted.intent_id for one in admitted if isinstance(one.answer, Accepted)]
         if accepted:
             self._publish(accepted)
         # Who shares a key with an earlier one of the batch, and was not found, shares its answer.
-        of_key = {one.entry.digest: one.answer for one in reversed(pending)}
-        return [one.answer or of_key[one.entry.digest] or _UNHEARD for one in pending]
+        of_key = {one.digest: one.answer for one in reversed(pending)}
+        return [one.answer or of_key[one.digest] or _UNHEARD for one in pending]
 
     def close(self) -> None:
         """Give the connection back."""
         if self._connection is not None:
             self._connection.close()
 
-    def _entry(self, posted: Posted) -> Entry:
-        intent = posted.intent
+    def _entry(self, one: _Pending) -> Entry:
+        """Make the journal's entry; only for what the gate admits, a refusal has no use for it."""
+        posted, intent = one.posted, one.posted.intent
         return Entry(
-            digest=journal.key_digest(
-                posted.gateway_id, posted.kind, intent.user_id, posted.idempotency_key
-            ),
+            digest=one.digest,
             intent_id=posted.intent_id,
             fingerprint=journal.fingerprint(intent),
             kind=posted.kind,
@@ -134,11 +133,11 @@ class Intake:
 
     def _admit(self, pending: list[_Pending]) -> list[_Pending]:
         """Ask the gate for the first of each key; return the admitted."""
-        firsts = list({one.entry.digest: one for one in reversed(pending)}.values())[::-1]
+        firsts = list({one.digest: one for one in reversed(pending)}.values())[::-1]
         limits = self._limits()
         try:
             verdicts = self._gate.admit(
-                [_candidate(one.entry) for one in firsts], limits.campaigns, limits.gateways
+                [_candidate(one.posted) for one in firsts], limits.campaigns, limits.gateways
             )
         except GateUnreachable as error:
             _log.warning("gate unreachable", error=str(error), intents=len(firsts))
@@ -156,15 +155,14 @@ class Intake:
         `unheard` says that an earlier attempt may have committed, or may yet: then no later error
         makes a certain no of it.
         """
+        entries = [self._entry(one) for one in admitted]
         while admitted:
             sent = False
             try:
                 connection = self._live(deadline)
                 failpoints.hit("journal.before_commit")
                 sent = True
-                times = journal.append_many(
-                    connection, [one.entry for one in admitted], self._dispatch_after_ms
-                )
+                times = journal.append_many(connection, entries, self._dispatch_after_ms)
                 failpoints.hit("journal.after_commit")
                 return _accept(admitted, times)
             except psycopg.Error as error:
@@ -198,21 +196,21 @@ class Intake:
                 one.answer = _UNHEARD
             return
         for one in unanswered:
-            bound = keys.get(one.entry.digest)
+            bound = keys.get(one.digest)
             if bound is not None:
-                one.answer = _answer_of(one.entry, bound, known)
+                one.answer = _answer_of(one.posted, bound, known)
 
     def _find(
         self, unanswered: list[_Pending], deadline: float
     ) -> tuple[dict[UUID, BoundKey], dict[UUID, IntentResource]]:
         """Read keys and what they are bound to; once more if the connection had died while idle."""
-        digests = [one.entry.digest for one in unanswered]
+        digests = [one.digest for one in unanswered]
         for attempt in (1, 2):
             try:
                 connection = self._live(deadline)
                 keys = journal.find_keys(connection, digests)
                 ids = [bound.intent_id for bound in keys.values()]
-                return keys, resources.read_many(connection, ids)
+                return keys, resources.read_many(connection, ids) if ids else {}
             except psycopg.Error as error:
                 if attempt == 2 or not self._may_retry(error, deadline):
                     raise
@@ -244,22 +242,30 @@ class Intake:
         return self._connection
 
 
-def _candidate(entry: Entry) -> Candidate:
+def _digest(posted: Posted) -> UUID:
+    return journal.key_digest(
+        posted.gateway_id, posted.kind, posted.intent.user_id, posted.idempotency_key
+    )
+
+
+def _candidate(posted: Posted) -> Candidate:
+    intent = posted.intent
+    lines = intent.lines if isinstance(intent, OrderIntent) else ()
     return Candidate(
-        intent_id=entry.intent_id,
-        gateway_id=entry.gateway_id,
-        user_id=entry.user_id,
-        campaign_id=entry.campaign_id,
-        conversation_id=entry.body.conversation_id,
-        skus=tuple([line.sku for line in entry.body.lines]),
+        intent_id=posted.intent_id,
+        gateway_id=posted.gateway_id,
+        user_id=intent.user_id,
+        campaign_id=intent.campaign_id,
+        conversation_id=intent.conversation_id,
+        skus=tuple([line.sku for line in lines]),
     )
 
 
 def _accept(admitted: list[_Pending], times: dict[UUID, datetime]) -> None:
     for one in admitted:
-        at = times.get(one.entry.intent_id)
+        at = times.get(one.posted.intent_id)
         if at is not None:
-            one.answer = Accepted(one.entry.intent_id, at)
+            one.answer = Accepted(one.posted.intent_id, at)
 
 
 def _limited(verdict: Verdict) -> Limited:
@@ -277,12 +283,12 @@ def _stands(one: _Pending) -> bool:
             return False
 
 
-def _answer_of(entry: Entry, bound: BoundKey, known: dict[UUID, IntentResource]) -> Answer:
+def _answer_of(posted: Posted, bound: BoundKey, known: dict[UUID, IntentResource]) -> Answer:
     resource = known.get(bound.intent_id)
-    if bound.fingerprint != entry.fingerprint:
+    if bound.fingerprint != journal.fingerprint(posted.intent):
         return Conflict(bound.intent_id)
     if resource is None:  # pruned: its outcome was told long ago, and its key outlived it
         return _UNHEARD
-    if bound.intent_id == entry.intent_id:  # our own commit, whose reply was lost
-        return Accepted(entry.intent_id, resource.accepted_at)
+    if bound.intent_id == posted.intent_id:  # our own commit, whose reply was lost
+        return Accepted(posted.intent_id, resource.accepted_at)
     return Replayed(resource)

@@ -7,15 +7,16 @@ Problem: a message costs about a millisecond here and as much at the worker, and
 claims all that is open, not only what it names. A hint for each batch of the intake kept workers
 busy with small batches, each of which costs nearly as much as a large one.
 
-    offer ──▶ waiting ──▶ hint, while fewer than `unheard_max` are unheard
+    offer ──▶ waiting ──▶ hint, as far as the window of unheard ones lets
                  │            └─ heard when an outcome of it is announced, or after a while anyway
                  └─ decided meanwhile: gone
 
-So hints are sent like segments under TCP's window: a few are under way, an announcement makes room
-for the next, and what comes meanwhile goes with that one. Idle, an intent is hinted at at once;
-busy, hints come as fast as workers finish, and batches grow by themselves. A hint unheard for
-`UNHEARD_S` makes room too, later each time while none is heard, so that dead workers meet no storm
-of hints when they come back. While announcements cannot be heard at all there is no window.
+So hints are sent as Nagle sends segments (RFC 896): a small one only when none is unheard, one that
+is worth a batch as long as the window of `unheard_max` lets. Idle, an intent is hinted at at once;
+busy, hints come as fast as workers finish, and batches grow by themselves. Two departures: what is
+acknowledged is a batch, by the announcement of its outcomes, whoever decided it; and a hint unheard
+for `UNHEARD_S` counts as lost, later each time while none is heard, so that dead workers meet no
+storm of hints when they come back. While announcements cannot be heard there is no window.
 
 Past `WAITING_MAX` waiting ids the oldest are dropped: with so many open intents every claim comes
 out full, and workers go on without hints.
@@ -36,6 +37,9 @@ from config import failpoints
 _log = structlog.get_logger()
 
 WAITING_MAX: Final = 50_000
+WORTH: Final = (
+    5  # a fifth of a full batch costs a worker little more for each order than a full one
+)
 UNHEARD_S: Final = 0.1  # several times what a batch takes
 UNHEARD_S_MAX: Final = 1.6
 
@@ -57,6 +61,7 @@ class Publisher:
     ) -> None:
         self._send = send
         self._batch_max = batch_max
+        self._worth = max(1, batch_max // WORTH)
         self._unheard_max = unheard_max
         self._hears = hears
         self._waiting: dict[bytes, UUID] = {}  # by `UUID.bytes`, in the order of acceptance
@@ -126,7 +131,8 @@ class Publisher:
         if self._unheard_max is None or not self._hears():
             self._unheard.clear()
             return 0.0
-        if len(self._unheard) < self._unheard_max:
+        window = self._unheard_max if len(self._waiting) >= self._worth else 1
+        if len(self._unheard) < window:
             return 0.0
         oldest, sent_at = next(iter(self._unheard.items()))
         left_s = sent_at + self._patience_s - time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from base64 import b32decode
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from workers.contract.couponcode import CODE_CHARS, CouponCodes
 from workers.contract.ids import uuid7_many
+from workers.contract.signing import derive_key
 
 MASTER = "a master secret of a deployment"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -94,6 +96,14 @@ def test_codes_survive_the_rotation_of_the_master() -> None:
         assert reordered.coupon_id_of(code) == coupon_id
         assert dropped.coupon_id_of(code) == (coupon_id if number >= 300 else None)
     assert rotated.code_of(coupon_id) == CODES.code_of(coupon_id)
+
+
+@given(ids)
+def test_the_proof_is_the_standard_one(coupon_id: UUID) -> None:
+    """RFC 2104, as the standard library computes it: only computed without letting go of the lock."""
+    raw = b32decode(CODES.code_of(coupon_id) + "====")
+    key = derive_key(MASTER, "coupon-code")
+    assert raw[17:] == hmac.digest(key, raw[:17], "sha256")[:10]
 
 
 def test_the_proof_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:

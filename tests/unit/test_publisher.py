@@ -126,18 +126,34 @@ def _keys(ids: Sequence[UUID]) -> list[bytes]:
     return [intent_id.bytes for intent_id in ids]
 
 
-def test_no_more_hints_are_under_way_than_the_window_lets(
-    broker: _Broker, windowed: Publisher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The third waits for a worker to come round, and then stands for all that gathered."""
-    monkeypatch.setattr(publisher, "UNHEARD_S", 60.0)
+def test_a_small_hint_waits_while_another_is_unheard(broker: _Broker, windowed: Publisher) -> None:
+    """The next one stands for all that gathered until a worker had come round."""
     windowed._patience_s = 60.0
-    for number in range(5):
-        windowed.offer(IDS[number : number + 1])
-        time.sleep(0.02)
-    assert broker.hints == [IDS[:1], IDS[1:2]]
+    windowed.offer(IDS[:1])
+    assert _comes_true(lambda: broker.hints == [IDS[:1]])
+    windowed.offer(IDS[1:2])
+    time.sleep(0.05)
+    assert broker.hints == [IDS[:1]]
     windowed.heard(_keys(IDS[:1]))
-    assert _comes_true(lambda: broker.hints[2:] == [IDS[2:5]])
+    assert _comes_true(lambda: broker.hints[1:] == [IDS[1:2]])
+
+
+def test_a_hint_worth_a_batch_goes_at_once_as_far_as_the_window_lets(
+    broker: _Broker, windowed: Publisher
+) -> None:
+    """Several workers are kept busy, and no more hints are under way than that takes."""
+    windowed._patience_s = 60.0
+    worth = windowed._worth
+    assert 1 < worth < 10
+    windowed.offer(IDS[:worth])
+    assert _comes_true(lambda: len(broker.hints) == 1)
+    windowed.offer(IDS[worth : 2 * worth])
+    assert _comes_true(lambda: len(broker.hints) == 2)
+    windowed.offer(IDS[2 * worth : 3 * worth])
+    time.sleep(0.05)
+    assert len(broker.hints) == 2
+    windowed.heard(_keys(IDS[worth : 2 * worth]))
+    assert _comes_true(lambda: broker.hints[2:] == [IDS[2 * worth : 3 * worth]])
 
 
 def test_what_was_decided_meanwhile_is_hinted_at_no_more(
@@ -148,10 +164,10 @@ def test_what_was_decided_meanwhile_is_hinted_at_no_more(
     windowed.offer(IDS[:1])
     assert _comes_true(lambda: len(broker.hints) == 1)
     windowed.offer(IDS[1:2])
-    assert _comes_true(lambda: len(broker.hints) == 2)
-    windowed.offer(IDS[2:6])
-    windowed.heard(_keys([*IDS[:1], *IDS[2:5]]))
-    assert _comes_true(lambda: broker.hints[2:] == [IDS[5:6]])
+    windowed.heard(_keys(IDS[1:2]))
+    windowed.heard(_keys(IDS[:1]))
+    windowed.offer(IDS[2:3])
+    assert _comes_true(lambda: broker.hints[1:] == [IDS[2:3]])
 
 
 def test_a_hint_that_is_never_heard_makes_room_in_time_and_later_each_time(
@@ -162,7 +178,7 @@ def test_a_hint_that_is_never_heard_makes_room_in_time_and_later_each_time(
         windowed.offer(IDS[number : number + 1])
         assert _comes_true(lambda n=number: len(broker.hints) > n)  # type: ignore[misc]
     assert broker.received == IDS[:4]
-    assert windowed._patience_s == 4 * publisher.UNHEARD_S
+    assert windowed._patience_s == 8 * publisher.UNHEARD_S
     windowed.heard(_keys(IDS[3:4]))
     assert windowed._patience_s == publisher.UNHEARD_S
 
