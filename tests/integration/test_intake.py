@@ -17,6 +17,7 @@ from deploy.embedded.ports import free_port
 from producer.answers import Accepted, Conflict, Limited, Posted, Replayed, Unanswered
 from tests.factories import open_gate
 from workers.contract.gate import Gate, open_client
+from workers.store.journal import key_digest
 from workers.store.pool import PRODUCER, Bounds, Connection, connect
 
 UNKNOWN = Unanswered("unknown", "postgres")
@@ -356,7 +357,9 @@ def test_waiting_behind_a_replay_is_no_fault(world: World) -> None:
     with psycopg.connect(world.dsn) as other:
         other.execute("SET search_path = tidegate")
         intake = world.intake(bounds=Bounds(lock_timeout_ms=50))
-        digest = intake._entry(posted).digest
+        digest = key_digest(
+            posted.gateway_id, posted.kind, posted.intent.user_id, posted.idempotency_key
+        )
         other.execute("INSERT INTO idempotency_keys VALUES (%s, %s, %s)", (digest,) * 3)
         rollback = lambda: (time.sleep(0.3), other.rollback())  # noqa: E731
         (answer,), _ = at_once([lambda: intake.submit([posted]), rollback])
