@@ -2,8 +2,11 @@
 
 Problem: a database writes 500 rows for little more than the price of one, but a chat user must not
 wait for 499 others. So there is no timer: an idle lane takes what waits at the end of the event
-loop's turn (one intent, at low load), and while all lanes are busy the next batch gathers by itself.
-Batches grow with the load and shrink with it.
+loop's turn (one intent, at low load), and while lanes are busy the next batch gathers by itself.
+Batches grow with the load and shrink with it. While any lane is busy, an idle one waits for a batch
+that is `worth` it (Nagle's rule, RFC 896): two small batches at once cost twice as much as one, and
+are answered no sooner once that makes the processors busy. A lane that hangs holds up a small batch
+for no longer than `HELD_UP_S`, give or take a tick.
 
     submit ──▶ pending ──▶ lane (a thread, its own connections) ──▶ answers
                  │ pending_max         │
@@ -26,12 +29,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 from msgspec import Struct
 
 _log = structlog.get_logger()
+
+HELD_UP_S: Final = 0.05  # several times what a lane takes
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -63,12 +68,16 @@ class Excuses(Protocol[A_co]):
 
 
 class Bounds(Struct, frozen=True):
-    """The limits of a batcher; see `config.settings.Api` for their purposes."""
+    """The limits of a batcher; see `config.settings.Api` for their purposes.
+
+    `worth` items are given to an idle lane though another is busy; fewer wait for that one.
+    """
 
     lanes: int
     batch_max: int
     pending_max: int
     timeout_ms: int
+    worth: int = 1
 
 
 class _Entry(Generic[T, A]):
@@ -114,6 +123,7 @@ class Batcher(Generic[T, A]):
         self._pending_max = bounds.pending_max
         self._batch_max = bounds.batch_max
         self._timeout_s = bounds.timeout_ms / 1_000
+        self._worth = bounds.worth
         self._wait_s = 0.0  # how long the head of the last batch had waited for a lane
         self._dispatching = False
         self._sweeping = False
@@ -181,11 +191,16 @@ class Batcher(Generic[T, A]):
     def _dispatch(self) -> None:
         self._dispatching = False
         pending = self._pending
-        while self._idle and pending:
+        while self._idle and pending and self._is_worth_a_lane():
             count = min(len(pending), self._batch_max)
             batch = [pending.popleft() for _ in range(count)]
             self._wait_s = self._now() - batch[0].came
             self._idle.pop().take(batch)
+
+    def _is_worth_a_lane(self) -> bool:
+        if len(self._idle) == len(self._lanes) or len(self._pending) >= self._worth:
+            return True
+        return self._now() - self._pending[0].came > HELD_UP_S
 
     def _deliver(self, lane: _Lane[T, A], answers: Sequence[A]) -> None:
         batch = lane.batch
@@ -204,6 +219,7 @@ class Batcher(Generic[T, A]):
         for lane in self._lanes:
             if lane.batch and lane.batch[0].came <= overdue:
                 lane.answer_unheard(overdue)
+        self._dispatch()  # what a lane that hangs has held up
         self._sweeping = bool(self._pending) or any(lane.unanswered for lane in self._lanes)
         if self._sweeping:
             self._loop.call_later(self._tick_s, self._sweep)

@@ -61,9 +61,7 @@ def _read(raw: bytes) -> _Item:
 async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[bytes]:
     """Submit what can be read, and write every item's result, in order."""
     results: dict[int, bytes] = {
-        at: _result_of_problem(call, item, None)
-        for at, item in enumerate(items)
-        if isinstance(item, Problem)
+        at: _result(call.render(item)) for at, item in enumerate(items) if isinstance(item, Problem)
     }
     for wave in _waves(items):
         ids = uuid7_many(len(wave))
@@ -80,11 +78,8 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
         ]
         await asyncio.wait(answers)
         for (at, item), answer in zip(wave, answers, strict=True):
-            try:
-                call.locale = item.locale
-                results[at] = _result(reply_to(answer.result(), call.api, call.language))
-            except Problem as problem:
-                results[at] = _result_of_problem(call, problem, item.locale)
+            call.locale = item.locale
+            results[at] = _result(reply_to(answer.result(), call))
     return [results[at] for at in range(len(items))]
 
 
@@ -109,9 +104,3 @@ def _result(reply: Reply) -> bytes:
     """Write what the call alone would have answered, with its status."""
     replayed = b',"idempotent_replayed":true' if REPLAYED in reply.headers else b""
     return b'{"status_code":%d%b,%b' % (reply.status, replayed, reply.body[1:])
-
-
-def _result_of_problem(call: Call, problem: Problem, locale: str | None) -> bytes:
-    call.locale = locale
-    rendered = call.render(problem)
-    return b'{"status_code":%d,%b' % (rendered.status, rendered.body[1:])

@@ -143,7 +143,8 @@ class _Excuses:
 
 def _bounds(settings: Settings) -> Bounds:
     api = settings.api
-    return Bounds(api.lanes, api.batch_max, api.pending_max, api.accept_timeout_ms)
+    worth = api.batch_max // 2
+    return Bounds(api.lanes, api.batch_max, api.pending_max, api.accept_timeout_ms, worth)
 
 
 def _observe(answers: Sequence[Answer]) -> None:

@@ -118,7 +118,7 @@ def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, t
 
 
 def _tell(call: Call, tell: Tell, answer: Answer) -> None:
-    tell(call.answer(lambda: reply_to(answer, call.api, call.language)))
+    tell(call.answer(lambda: reply_to(answer, call)))
 
 
 class _Wait:
@@ -153,9 +153,11 @@ class _Wait:
         self._tell(self._call.answer(lambda: self._reply(answer, decided)))
 
     def _reply(self, answer: Answer, decided: IntentResource | None) -> Reply:
+        if not isinstance(answer, Accepted | Replayed):
+            return reply_to(answer, self._call)
         api, language = self._call.api, self._call.language
         if decided is None:
-            reply = reply_to(answer, api, language)
+            reply = reply_to(answer, self._call)
         elif isinstance(answer, Replayed):
             reply = replay(decided, api, language)
         else:

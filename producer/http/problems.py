@@ -6,11 +6,11 @@ exception, no SQL, nothing of another gateway's ever gets into one.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from enum import Enum
-from typing import Annotated, Literal, NamedTuple
+from functools import lru_cache
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -22,6 +22,9 @@ TYPE_QUOTA = _IANA + "quota-exceeded"
 TYPE_CAPACITY = _IANA + "temporary-reduced-capacity"
 
 MEDIA_TYPE = b"application/problem+json"
+_TYPE_HEADER: Final = (b"content-type", MEDIA_TYPE)
+
+Possibly = Literal["no", "unknown"]  # whether something was accepted all the same
 
 
 class Code(Enum):
@@ -81,7 +84,7 @@ class Problem(Exception):
         errors: Sequence[FieldError] = (),
         retry_after_ms: int | None = None,
         limit: str | None = None,
-        accepted: Literal["no", "unknown"] | None = None,
+        accepted: Possibly | None = None,
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(code, detail)
@@ -114,7 +117,7 @@ class ProblemBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after_ms: int | UnsetType = UNSET
     level: str | UnsetType = UNSET
     limit: str | UnsetType = UNSET
-    accepted: Literal["no", "unknown"] | UnsetType = UNSET
+    accepted: Possibly | UnsetType = UNSET
     errors: tuple[FieldError, ...] | UnsetType = UNSET
     violated_policies: tuple[str, ...] | UnsetType = msgspec.field(
         name="violated-policies", default=UNSET
@@ -130,6 +133,14 @@ class Rendered(NamedTuple):
 
 
 _encode = msgspec.json.Encoder().encode
+_random = random.random
+
+# Stand for what differs between two refusals by the same limit; no text of ours holds them.
+_INSTANCE: Final = "@instance@"
+_TRACE: Final = "@trace@"
+_SECONDS: Final = 987_654_321_001
+_WAIT_MS: Final = 987_654_321_002
+_FORMS_MAX: Final = 256  # codes that say when to come back, times limits and languages: about 50
 
 
 def render(
@@ -141,33 +152,77 @@ def render(
     trace_id: str,
     level: str,
 ) -> Rendered:
-    """Tell a problem."""
+    """Tell a problem.
+
+    All who are told to come back later are told the same but for a few numbers, so their bodies are
+    filled into a form: a no must be cheapest when there is most of it to say.
+    """
+    code, headers = problem.code, [_TYPE_HEADER, *problem.headers]
+    if problem.retry_after_ms is None:
+        body = _body(problem, messages, language, instance, trace_id, level, 0, UNSET)
+        return Rendered(code.status, body, headers)
+    assert not problem.errors, "who has to mend a body is not told to wait"
+    wait_ms, seconds = spread(problem.retry_after_ms)
+    headers.append((b"retry-after", b"%d" % seconds))
+    form = _form(code, problem.detail, problem.limit, problem.accepted, messages, language, level)
+    body = form % (_encode(instance), _encode(trace_id), seconds, wait_ms)
+    return Rendered(code.status, body, headers)
+
+
+@lru_cache(_FORMS_MAX)
+def _form(
+    code: Code,
+    detail: str,
+    limit: str | None,
+    accepted: Possibly | None,
+    messages: Messages,
+    language: Language,
+    level: str,
+) -> bytes:
+    """Make the form of a body, with holes for the instance, the trace and the two waits."""
+    problem = Problem(code, detail, limit=limit, accepted=accepted)
+    body = _body(problem, messages, language, _INSTANCE, _TRACE, level, _SECONDS, _WAIT_MS)
+    form = body.replace(b"%", b"%%")
+    for said, hole in (
+        (_encode(_INSTANCE), b"%b"),
+        (_encode(_TRACE), b"%b"),
+        (_encode(_SECONDS), b"%d"),
+        (_encode(_WAIT_MS), b"%d"),
+    ):
+        assert form.count(said) == 1, f"{code.word} in {language}"
+        form = form.replace(said, hole)
+    return form
+
+
+def _body(
+    problem: Problem,
+    messages: Messages,
+    language: Language,
+    instance: str,
+    trace_id: str,
+    level: str,
+    seconds: int,
+    wait_ms: int | UnsetType,
+) -> bytes:
     code = problem.code
-    status = code.status
-    headers = [(b"content-type", MEDIA_TYPE), *problem.headers]
-    wait_ms: int | UnsetType = UNSET
-    seconds = 0
-    if problem.retry_after_ms is not None:
-        wait_ms, seconds = spread(problem.retry_after_ms)
-        headers.append((b"retry-after", b"%d" % seconds))
     limit: str | UnsetType = problem.limit or UNSET
     body = ProblemBody(
         type=code.type,
         title=code.title,
-        status=status,
+        status=code.status,
         detail=problem.detail,
         instance=instance,
         code=code.word,
         trace_id=trace_id,
         message=messages.problem(language, code.word, seconds),
         retry_after_ms=wait_ms,
-        level=level if status in (429, 503) else UNSET,
+        level=level if code.status in (429, 503) else UNSET,
         limit=limit,
         accepted=problem.accepted or UNSET,
         errors=tuple(problem.errors) or UNSET,
         violated_policies=(limit,) if limit is not UNSET else UNSET,
     )
-    return Rendered(status, _encode(body), headers)
+    return _encode(body)
 
 
 def spread(wait_ms: int) -> tuple[int, int]:
@@ -176,6 +231,6 @@ def spread(wait_ms: int) -> tuple[int, int]:
     Everybody who was told "one second" would come back in the same one; up to a quarter more takes
     them apart. Neither form is before the wait itself.
     """
-    least_s = max(1, math.ceil(wait_ms / 1_000))
-    seconds = least_s + int(random.random() * (1 + max(1, least_s // 4)))
-    return wait_ms + int(random.random() * (1 + max(250, wait_ms // 4))), seconds
+    least_s = max(1, -(-wait_ms // 1_000))
+    seconds = least_s + int(_random() * (1 + max(1, least_s // 4)))
+    return wait_ms + int(_random() * (1 + max(250, wait_ms // 4))), seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import assert_never
 
 from producer.answers import (
@@ -15,9 +16,9 @@ from producer.answers import (
 )
 from producer.http import render
 from producer.http.api import Api
-from producer.http.calls import JSON_HEADER, Reply
+from producer.http.calls import JSON_HEADER, Call, Reply
 from producer.http.messages import Language
-from producer.http.problems import Code, Problem
+from producer.http.problems import Code, Possibly, Problem
 from workers.contract.resource import IntentResource
 
 CALLERS_LIMITS = ("user", "conversation", "gateway")  # 429: the caller can do something about it
@@ -25,29 +26,30 @@ CALLERS_LIMITS = ("user", "conversation", "gateway")  # 429: the caller can do s
 _PATH = b"/v1/intents/"
 REPLAYED = (b"idempotent-replayed", b"true")
 _UNANSWERED_RETRY_MS = 1_000  # a fail-over takes seconds: asking more often would not find more
+_CONFLICT = Problem(
+    Code.IDEMPOTENCY_CONFLICT,
+    "This key belongs to another intent of this user. One key, one intent.",
+)
 
 
-def reply_to(answer: Answer, api: Api, language: Language) -> Reply:
-    """Tell an answer; raises Problem for all that is neither a receipt nor a replay."""
+def reply_to(answer: Answer, call: Call) -> Reply:
+    """Tell an answer. A problem is told, not raised: in an hour of overload most answers are one."""
     match answer:
         case Accepted(intent_id=intent_id):
-            sojourn = api.waiters.sojourn
+            sojourn = call.api.waiters.sojourn
             sojourn.accepted()
             wait_ms = sojourn.wait_ms()
             text = str(intent_id).encode()
             body = render.receipt(text, wait_ms, sojourn.poll_ms(wait_ms))
             return Reply(202, body, [JSON_HEADER, (b"location", _PATH + text)])
         case Replayed(resource=resource):
-            return replay(resource, api, language)
+            return replay(resource, call.api, call.language)
         case Conflict():
-            raise Problem(
-                Code.IDEMPOTENCY_CONFLICT,
-                "This key belongs to another intent of this user. One key, one intent.",
-            )
+            return call.render(_CONFLICT)
         case Limited(limit=limit, retry_after_ms=retry_after_ms):
-            raise _limited(limit, retry_after_ms)
+            return call.render(_limited(limit, retry_after_ms))
         case Unanswered(accepted=accepted):
-            raise _unanswered(accepted == "unknown")
+            return call.render(_unanswered(accepted == "unknown"))
         case _:
             assert_never(answer)
 
@@ -74,32 +76,28 @@ def outcome(resource: IntentResource, api: Api, language: Language) -> Reply:
 
 
 def _limited(limit: str, retry_after_ms: int) -> Problem:
-    if limit in CALLERS_LIMITS:
-        return Problem(
-            Code.QUOTA_EXCEEDED,
-            f"The limit of this {limit} is reached. Nothing was accepted.",
-            limit=limit,
-            retry_after_ms=retry_after_ms,
-            accepted="no",
-            headers=(
-                (b"ratelimit", b'"%b";r=0;t=%d' % (limit.encode(), _whole_s(retry_after_ms))),
-            ),
-        )
-    if limit == INTAKE_LIMIT:  # refused before the journal was asked whether it knows the key
-        return Problem(
-            Code.INTAKE_FULL,
-            "Too many wait to be taken. Ask again with this key, never a new one.",
-            limit=limit,
-            retry_after_ms=retry_after_ms,
-            accepted="unknown",
-        )
+    code, detail, accepted = _reached(limit)
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if code is Code.QUOTA_EXCEEDED:
+        headers = ((b"ratelimit", b'"%b";r=0;t=%d' % (limit.encode(), _whole_s(retry_after_ms))),)
     return Problem(
-        Code.REDUCED_CAPACITY,
-        f"The limit of this {limit} is reached. Nothing was accepted.",
+        code,
+        detail,
         limit=limit,
         retry_after_ms=retry_after_ms,
-        accepted="no",
+        accepted=accepted,
+        headers=headers,
     )
+
+
+@cache
+def _reached(limit: str) -> tuple[Code, str, Possibly]:
+    """Say what it means that a layer's limit is reached: there are a handful of layers."""
+    if limit == INTAKE_LIMIT:  # refused before the journal was asked whether it knows the key
+        detail = "Too many wait to be taken. Ask again with this key, never a new one."
+        return Code.INTAKE_FULL, detail, "unknown"
+    code = Code.QUOTA_EXCEEDED if limit in CALLERS_LIMITS else Code.REDUCED_CAPACITY
+    return code, f"The limit of this {limit} is reached. Nothing was accepted.", "no"
 
 
 def _whole_s(milliseconds: int) -> int:

@@ -107,6 +107,44 @@ def test_every_lane_works_at_the_same_time() -> None:
     run(scenario)
 
 
+def test_a_small_batch_waits_for_the_lane_that_is_busy() -> None:
+    """Two small batches cost twice as much as one; what is worth a lane gets it at once."""
+
+    async def scenario(work: Echo) -> None:
+        lanes = batcher(work, lanes=2, worth=3)
+        work.go.clear()
+        answers = [lanes.submit(0)]
+        await until(lambda: len(work.batches) == 1)
+        answers += [lanes.submit(1), lanes.submit(2)]
+        await asyncio.sleep(0.02)
+        assert work.batches == [[0]]
+        answers.append(lanes.submit(3))
+        await until(lambda: len(work.batches) == 2)
+        assert work.batches[1] == [1, 2, 3]
+        work.go.set()
+        assert await asyncio.gather(*answers) == ["0", "1", "2", "3"]
+        lanes.close()
+
+    run(scenario)
+
+
+def test_a_lane_that_hangs_does_not_hold_up_a_small_batch_for_long() -> None:
+    """The other lane takes what has waited for more than a moment."""
+
+    async def scenario(work: Echo) -> None:
+        lanes = batcher(work, lanes=2, worth=3)
+        work.go.clear()
+        hung = lanes.submit(0)
+        await until(lambda: len(work.batches) == 1)
+        held_up = lanes.submit(1)
+        await until(lambda: len(work.batches) == 2)  # within a tick, though nobody came
+        work.go.set()
+        assert await asyncio.gather(hung, held_up) == ["0", "1"]
+        lanes.close()
+
+    run(scenario)
+
+
 def test_more_than_may_wait_are_refused_at_once() -> None:
     """The bound on waiting holds, and who is beyond it does not wait to hear so."""
 

@@ -97,6 +97,44 @@ def test_a_problem_carries_all_that_the_contract_names() -> None:
     assert dict(headers)[b"content-type"] == b"application/problem+json"
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("code", [code for code in Code if code.status in (429, 503)])
+def test_a_problem_filled_into_a_form_reads_like_one_written_anew(
+    code: Code, language: str
+) -> None:
+    """What is said of a wait is the same for all but its numbers; the path may hold anything."""
+    instance = '/v1/users/%d%b"@trace@\\é\n'
+    for limit in (None, "gateway", "in_flight"):
+        problem = Problem(code, "100 % full.", limit=limit, retry_after_ms=2_500, accepted="no")
+        for trace_id in ("0" * 32, "f" * 32):
+            _, body, headers = render(
+                problem,
+                messages=MESSAGES,
+                language=language,  # type: ignore[arg-type]
+                instance=instance,
+                trace_id=trace_id,
+                level="shedding",
+            )
+            told = msgspec.json.decode(body, type=ProblemBody)
+            seconds = int(dict(headers)[b"retry-after"])
+            assert told == ProblemBody(
+                type=code.type,
+                title=code.title,
+                status=code.status,
+                detail="100 % full.",
+                instance=instance,
+                code=code.word,
+                trace_id=trace_id,
+                message=MESSAGES.problem(language, code.word, seconds),  # type: ignore[arg-type]
+                retry_after_ms=told.retry_after_ms,
+                level="shedding",
+                limit=msgspec.UNSET if limit is None else limit,
+                accepted="no",
+                violated_policies=msgspec.UNSET if limit is None else (limit,),
+            )
+            assert body == msgspec.json.encode(told)
+
+
 def test_what_does_not_apply_is_left_out_of_a_problem() -> None:
     """A 400 has no wait, no limit and no level."""
     _, body, _ = render(
