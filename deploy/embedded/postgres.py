@@ -49,6 +49,9 @@ autovacuum_vacuum_scale_factor = 0.05
 autovacuum_vacuum_insert_scale_factor = 0.2
 autovacuum_vacuum_cost_delay = '1ms'
 
+# Every look-up is by key, so a small sample plans the same; growing tables are sampled again and again.
+default_statistics_target = 20
+
 jit = off
 random_page_cost = 1.1
 track_io_timing = on

@@ -21,7 +21,7 @@ from workers.contract.ids import uuid7
 from workers.domain.decide import decide
 from workers.domain.intent import Intent, IntentBody, Kind, OrderIntent
 from workers.domain.movements import movements_of
-from workers.store import batch, journal
+from workers.store import applying, batch, journal
 from workers.store.pool import OWNER, Bounds, Connection, connect
 
 app = Celery("plain", broker=os.environ["PLAIN_BROKER"], set_as_current=False)
@@ -77,7 +77,14 @@ def place_order(intent_id: str, key: str, text: str) -> None:
         snapshot, now = batch.gather(connection, [intent])
         outcomes = decide([intent], snapshot, now)
         with connection.pipeline():
-            batch.apply(connection, uuid7(), outcomes, movements_of(outcomes), now)
+            applying.apply(
+                connection,
+                uuid7(),
+                outcomes,
+                movements_of(outcomes),
+                now,
+                counted=snapshot.counters,
+            )
 
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]

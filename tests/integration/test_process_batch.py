@@ -441,7 +441,8 @@ def test_a_commit_still_under_way_when_it_is_asked_about_is_told_later(world: Wo
     ids = _accept(world, _users(3))
     world.admin.execute("SELECT pg_advisory_lock(42)")
     with PostgresProxy(world.dsn) as proxy:
-        processor = world.processor(dsn=proxy.dsn)
+        patient = Bounds(lock_timeout_ms=60_000, statement_timeout_ms=60_000)
+        processor = world.processor(dsn=proxy.dsn, bounds=patient)
         proxy.hasty = True
         proxy.lose_reply_to = b"COMMIT"
         with pytest.raises(psycopg.OperationalError):

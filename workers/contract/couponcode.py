@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hmac
 import re
-from base64 import b32encode
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -27,12 +26,14 @@ _ID_BYTES: Final = 16
 _MAC_BYTES: Final = 10
 _BLOCK_BYTES: Final = 64  # of SHA-256; a derived key is shorter
 _SPARE_BITS: Final = 4  # 44 characters hold 220 bits, a code's 27 bytes are 216.
+_DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+# Two digits at a time; b32encode goes by single ones, and takes three times as long.
+_PAIRS: Final = [high + low for high in _DIGITS for low in _DIGITS]
+_SHIFTS: Final = range(5 * (CODE_CHARS - 2), -1, -10)
 _SEPARATORS: Final = b"- \t\r\n"
 _CODE: Final = re.compile(b"[A-Z2-7]{%d}" % CODE_CHARS)
 # base32's digits as int(text, 32) reads them; b32decode would take 8 µs more.
-_TO_DIGITS: Final = bytes.maketrans(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHIJKLMNOPQRSTUV"
-)
+_TO_DIGITS: Final = bytes.maketrans(_DIGITS.encode(), b"0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
 
 class CouponCodes:
@@ -49,7 +50,7 @@ class CouponCodes:
     def code_of(self, coupon_id: UUID) -> str:
         """Return the coupon's code: 44 characters of A to Z and 2 to 7."""
         claim = bytes([self._version]) + coupon_id.bytes
-        return b32encode(claim + self._key.mac(claim)).decode().rstrip("=")
+        return _encode(claim + self._key.mac(claim))
 
     def coupon_id_of(self, code: str) -> UUID | None:
         """Return the id that a code proves, or None for one that is malformed or forged.
@@ -88,6 +89,11 @@ class _Key:
         inner.update(claim)
         outer.update(inner.digest())
         return outer.digest()[:_MAC_BYTES]
+
+
+def _encode(raw: bytes) -> str:
+    value = int.from_bytes(raw, "big") << _SPARE_BITS
+    return "".join([_PAIRS[value >> shift & 0x3FF] for shift in _SHIFTS])
 
 
 def _decode(code: str) -> bytes | None:

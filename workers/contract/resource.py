@@ -15,7 +15,7 @@ from msgspec import Struct
 from workers.domain.outcome import Order, OrderStatus, Outcome, PricedLine, Refusal
 
 
-class OrderResource(Struct, frozen=True, kw_only=True, array_like=True):
+class OrderResource(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An order as told; amounts in minor units of `currency`."""
 
     order_id: UUID
@@ -28,7 +28,7 @@ class OrderResource(Struct, frozen=True, kw_only=True, array_like=True):
     payment_deadline: datetime | None = None
 
 
-class CouponResource(Struct, frozen=True, kw_only=True, array_like=True):
+class CouponResource(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """A coupon as told; its code is made from its id where it is shown."""
 
     coupon_id: UUID
@@ -36,7 +36,7 @@ class CouponResource(Struct, frozen=True, kw_only=True, array_like=True):
     valid_until: datetime
 
 
-class IntentResource(Struct, frozen=True, kw_only=True, array_like=True):
+class IntentResource(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An intent and its one outcome. Undecided while `decided_at` is None."""
 
     intent_id: UUID

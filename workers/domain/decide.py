@@ -38,6 +38,8 @@ from workers.domain.outcome import (
 from workers.domain.pricing import Quote, quote
 from workers.domain.snapshot import Campaign, CounterKey, Coupon, Item, Snapshot
 
+_ORDER, _ISSUANCE = Kind.ORDER, Kind.ISSUANCE  # looking a member up takes a tenth of a microsecond
+
 
 def decide(intents: Sequence[Intent], snapshot: Snapshot, now: datetime) -> list[Outcome]:
     """Decide `intents` in the order given; one outcome each, in that order.
@@ -48,7 +50,7 @@ def decide(intents: Sequence[Intent], snapshot: Snapshot, now: datetime) -> list
     taken = _Taken(snapshot)
     outcomes = []
     for intent in intents:
-        if intent.kind is Kind.ORDER:
+        if intent.kind is _ORDER:
             order = _decide_order(intent, taken, now)
             if isinstance(order, Refusal):
                 outcomes.append(Outcome(intent=intent, refusal=order))
@@ -110,7 +112,7 @@ def _decide_order(intent: Intent, taken: _Taken, now: datetime) -> Order | Refus
         bill.payable, campaign.currency
     ):
         return Refusal.PRICE_CHANGED
-    counter = (intent.campaign_id, intent.user_id, Kind.ORDER)
+    counter = (intent.campaign_id, intent.user_id, _ORDER)
     if taken.counters.get(counter, 0) >= campaign.orders_per_user_max:
         return Refusal.USER_LIMIT_REACHED
     if (refusal := _shortage(cart, taken)) is not None:
@@ -144,14 +146,13 @@ def _coupon(intent: Intent, snapshot: Snapshot) -> Coupon | None:
 
 def _shortage(cart: _Cart, taken: _Taken) -> Refusal | None:
     """Tell which of the things to be taken is not to be had: a merchant, or units."""
-    for _, item, _ in cart:
+    units, short = taken.units, None
+    for key, item, line in cart:
         if item.merchant_paused:
             return Refusal.MERCHANT_UNAVAILABLE
-    units = taken.units
-    for key, item, line in cart:
         if item.available - units.get(key, 0) < line.quantity:
-            return Refusal.SOLD_OUT
-    return None
+            short = Refusal.SOLD_OUT
+    return short
 
 
 def _take_order(cart: _Cart, counter: CounterKey, taken: _Taken) -> None:
@@ -203,7 +204,7 @@ def _decide_issuance(intent: Intent, taken: _Taken, now: datetime) -> IssuedCoup
         return Refusal.COUPON_NOT_APPLICABLE
     if accepted_at >= terms.valid_until:
         return Refusal.COUPON_EXPIRED
-    counter = (campaign_id, intent.user_id, Kind.ISSUANCE)
+    counter = (campaign_id, intent.user_id, _ISSUANCE)
     issued = taken.counters.get(counter, 0)
     if issued >= campaign.coupons_per_user_max:
         return Refusal.USER_LIMIT_REACHED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated
 from uuid import UUID
 
@@ -40,7 +41,7 @@ class Kind(StrEnum):
     ISSUANCE = "issuance"
 
 
-class Line(Struct, frozen=True, forbid_unknown_fields=True):
+class Line(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """So many units of one SKU."""
 
     sku: Sku
@@ -78,7 +79,7 @@ class IssuanceIntent(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ttl_ms: TtlMs = TTL_MS_DEFAULT
 
 
-class IntentBody(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class IntentBody(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """The part of an intent that the journal keeps as one JSON value.
 
     A coupon is kept by its id: codes are secrets. `coupon_forged` marks a code whose signature does
@@ -94,7 +95,7 @@ class IntentBody(Struct, frozen=True, omit_defaults=True, kw_only=True):
     expected_total: Money | None = None
 
 
-class Intent(Struct, frozen=True, kw_only=True):
+class Intent(Struct, frozen=True, kw_only=True, gc=False):
     """A journalled intent: what a worker decides."""
 
     intent_id: UUID
@@ -108,4 +109,10 @@ class Intent(Struct, frozen=True, kw_only=True):
     @property
     def deadline(self) -> datetime:
         """The moment after which an outcome is of no use to the user."""
-        return self.accepted_at + timedelta(milliseconds=self.body.ttl_ms)
+        return self.accepted_at + _span(self.body.ttl_ms)
+
+
+@lru_cache(maxsize=1024)
+def _span(ms: int) -> timedelta:
+    """Make a span of time once: nearly all intents have the same."""
+    return timedelta(milliseconds=ms)

@@ -13,8 +13,11 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from workers.domain.intent import Kind
-from workers.domain.outcome import Order, OrderStatus, Outcome, PricedLine
+from workers.domain.outcome import OrderStatus, Outcome, PricedLine
 from workers.domain.snapshot import CounterKey
+
+# Looking a member of an enum up takes a tenth of a microsecond; an order does so three times.
+_ORDER, _ISSUANCE, _CONFIRMED = Kind.ORDER, Kind.ISSUANCE, OrderStatus.CONFIRMED
 
 
 class StockDelta(NamedTuple):
@@ -77,24 +80,32 @@ class Movements(Struct):
 def movements_of(outcomes: Iterable[Outcome]) -> Movements:
     """Sum what the outcomes of a batch take."""
     moved = Movements()
+    sold: dict[tuple[str, str], int] = {}  # units, by (campaign, sku)
+    reserved: dict[tuple[str, str], int] = {}
     for outcome in outcomes:
-        intent = outcome.intent
-        if outcome.order is not None:
-            _add_order(moved, intent.campaign_id, outcome.order)
-            moved.count((intent.campaign_id, intent.user_id, Kind.ORDER), 1)
+        intent, order = outcome.intent, outcome.order
+        campaign_id = intent.campaign_id
+        if order is not None:
+            moved.count((campaign_id, intent.user_id, _ORDER), 1)
+            paid = order.status is _CONFIRMED
+            _add_units(sold if paid else reserved, campaign_id, order.lines)
+            if paid and order.coupon_id is not None:  # unpaid, it goes on holding the budget
+                moved.move_budget(campaign_id, -order.coupon_value, order.discount)
         elif outcome.coupon is not None:
-            moved.move_budget(intent.campaign_id, outcome.coupon.value, 0)
-            moved.count((intent.campaign_id, intent.user_id, Kind.ISSUANCE), 1)
+            moved.move_budget(campaign_id, outcome.coupon.value, 0)
+            moved.count((campaign_id, intent.user_id, _ISSUANCE), 1)
+    for key in sold.keys() | reserved.keys():
+        r, s = reserved.get(key, 0), sold.get(key, 0)
+        moved.stock[key] = StockDelta(-r - s, r, s)
     return moved
 
 
-def _add_order(moved: Movements, campaign_id: str, order: Order) -> None:
-    if order.status is OrderStatus.CONFIRMED:
-        moved.move_units(campaign_id, order.lines, -1, 0, 1)
-        if order.coupon_id is not None:
-            moved.move_budget(campaign_id, -order.coupon_value, order.discount)
-    else:  # awaiting payment: the coupon goes on holding the budget
-        moved.move_units(campaign_id, order.lines, -1, 1, 0)
+def _add_units(
+    units: dict[tuple[str, str], int], campaign_id: str, lines: Iterable[PricedLine]
+) -> None:
+    for line in lines:
+        key = (campaign_id, line.sku)
+        units[key] = units.get(key, 0) + line.quantity
 
 
 def ledger_entries(moved: Movements) -> list[tuple[str, int]]:

@@ -40,7 +40,7 @@ class OrderStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class PricedLine(Struct, frozen=True):
+class PricedLine(Struct, frozen=True, gc=False):
     """A line at the price it was sold for, in minor units of the order's currency."""
 
     sku: str
@@ -48,7 +48,7 @@ class PricedLine(Struct, frozen=True):
     unit_price: int
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class Order(Struct, frozen=True, kw_only=True, gc=False):
     """A sale as decided. Its id is the intent's: one intent, at most one order.
 
     `coupon_value` is what the coupon holds in the budget (minor units); `discount` is what this
@@ -66,14 +66,14 @@ class Order(Struct, frozen=True, kw_only=True):
     payment_deadline: datetime | None = None
 
 
-class IssuedCoupon(Struct, frozen=True, kw_only=True):
+class IssuedCoupon(Struct, frozen=True, kw_only=True, gc=False):
     """A coupon as issued. Its id is the intent's; `value` (minor units) is held in the budget."""
 
     value: int
     valid_until: datetime
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, frozen=True, kw_only=True, gc=False):
     """What became of an intent: a refusal, an order, or a coupon; exactly one of the three."""
 
     intent: Intent

@@ -39,7 +39,7 @@ class Campaign(Struct, frozen=True, kw_only=True):
     coupon: CouponTerms | None = None
 
 
-class Item(Struct, frozen=True, kw_only=True):
+class Item(Struct, frozen=True, kw_only=True, gc=False):
     """One SKU of a campaign: its price (minor units), its merchant, the units on sale now."""
 
     price: int
@@ -48,7 +48,7 @@ class Item(Struct, frozen=True, kw_only=True):
     available: int
 
 
-class Coupon(Struct, frozen=True, kw_only=True):
+class Coupon(Struct, frozen=True, kw_only=True, gc=False):
     """A coupon as it stands. `value` is what it holds in the budget, in minor units."""
 
     campaign_id: str

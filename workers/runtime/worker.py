@@ -21,6 +21,7 @@ from celery import Celery, signals
 from config import failpoints
 from config.settings import Settings
 from workers.contract.celery_app import make_app
+from workers.contract.ids import uuid_of
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
 from workers.runtime import watchdog
 from workers.runtime.bootstrap import build_processor
@@ -103,10 +104,17 @@ def _ids(argument: object) -> list[UUID] | None:
     try:
         if not isinstance(argument, list) or len(argument) > HINT_IDS_MAX:
             raise ValueError("expected a list of intent ids")
-        return [UUID(hex=text) for text in argument]
+        return [_id(text) for text in argument]
     except (ValueError, TypeError, AttributeError) as error:
         _log.warning("hint ignored", error=str(error)[:200])
         return None
+
+
+def _id(text: str) -> UUID:
+    raw = bytes.fromhex(text)
+    if len(raw) != 16:
+        raise ValueError(f"expected an id of 16 bytes, got {len(raw)}")
+    return uuid_of(raw)
 
 
 def _die_with_parent(**_: object) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -37,7 +37,7 @@ from workers.domain.decide import decide
 from workers.domain.intent import Intent
 from workers.domain.movements import Movements, movements_of
 from workers.domain.outcome import Outcome, Refusal
-from workers.domain.snapshot import Snapshot
+from workers.domain.snapshot import CounterKey, Snapshot
 from workers.service.suspects import by_suspicion
 from workers.store.batch import Claim, Deaths
 from workers.store.errors import Fault, fault_of
@@ -62,6 +62,8 @@ class Store(Protocol):
         outcomes: Sequence[Outcome],
         moved: Movements,
         decided_at: datetime,
+        *,
+        counted: Container[CounterKey],
         before_commit: Callable[[], None],
     ) -> None: ...
     def record_failure(
@@ -184,8 +186,8 @@ class Processor:
                 failpoints.hit("worker.after_claim")
                 if wary and deaths:
                     raise _SuspectsError(deaths)
-                outcomes, decided_at = self._decide_all(claim, watch)
-                self._commit(batch_id, outcomes, decided_at, claimed)
+                outcomes, decided_at, counted = self._decide_all(claim, watch)
+                self._commit(batch_id, outcomes, decided_at, counted)
             except Exception:
                 self._store.forget_claim(batch_id)
                 raise
@@ -195,25 +197,35 @@ class Processor:
         self._tell(outcomes, decided_at, report)
         watch.lap("announce")
 
-    def _decide_all(self, claim: Claim, watch: _Watch) -> tuple[list[Outcome], datetime]:
-        """Decide a claim: intents already past their deadline take no lock."""
+    def _decide_all(
+        self, claim: Claim, watch: _Watch
+    ) -> tuple[list[Outcome], datetime, Container[CounterKey]]:
+        """Decide a claim; return outcomes, when they were decided, and which counters there are.
+
+        Intents already past their deadline take no lock.
+        """
         assert claim.at is not None
         late = [intent for intent in claim.intents if intent.deadline <= claim.at]
         timely = [intent for intent in claim.intents if intent.deadline > claim.at]
         outcomes = [Outcome(intent=intent, refusal=Refusal.DEADLINE_EXPIRED) for intent in late]
-        decided_at = claim.at
-        for intent in timely:
-            if intent.intent_id in claim.unreadable:
-                raise _UnreadableError(claim.unreadable[intent.intent_id])
-        if timely:
-            snapshot, decided_at = self._store.gather(timely)
-            watch.lap("gather")
-            outcomes += self._decide(timely, snapshot, decided_at)
-            watch.lap("decide")
-        return outcomes, decided_at
+        if not timely:
+            return outcomes, claim.at, ()
+        if claim.unreadable:
+            for intent in timely:
+                if intent.intent_id in claim.unreadable:
+                    raise _UnreadableError(claim.unreadable[intent.intent_id])
+        snapshot, decided_at = self._store.gather(timely)
+        watch.lap("gather")
+        outcomes += self._decide(timely, snapshot, decided_at)
+        watch.lap("decide")
+        return outcomes, decided_at, snapshot.counters
 
     def _commit(
-        self, batch_id: UUID, outcomes: list[Outcome], decided_at: datetime, ids: list[UUID]
+        self,
+        batch_id: UUID,
+        outcomes: list[Outcome],
+        decided_at: datetime,
+        counted: Container[CounterKey],
     ) -> None:
         try:
             self._store.apply_and_commit(
@@ -221,11 +233,12 @@ class Processor:
                 outcomes,
                 movements_of(outcomes),
                 decided_at,
-                lambda: failpoints.hit("worker.before_commit"),
+                counted=counted,
+                before_commit=lambda: failpoints.hit("worker.before_commit"),
             )
         except Exception as error:
             if fault_of(error) is Fault.SYSTEM:
-                self._unsure.update(ids)
+                self._unsure.update(outcome.intent.intent_id for outcome in outcomes)
             raise
         failpoints.hit("worker.after_commit")
 
@@ -237,9 +250,10 @@ class Processor:
         oldest = min(outcome.intent.accepted_at for outcome in outcomes)
         sojourn_ms = (decided_at - oldest).total_seconds() * 1000
         report.sojourn_ms_max = max(report.sojourn_ms_max, sojourn_ms)
-        for outcome in outcomes:
-            self._successes_at_failure.pop(outcome.intent.intent_id, None)
-            self._unsure.discard(outcome.intent.intent_id)
+        if self._successes_at_failure or self._unsure:
+            for outcome in outcomes:
+                self._successes_at_failure.pop(outcome.intent.intent_id, None)
+                self._unsure.discard(outcome.intent.intent_id)
         failpoints.hit("worker.before_announce")
         self._announce([resource_of(outcome, decided_at) for outcome in outcomes])
 
@@ -291,7 +305,7 @@ class Processor:
                 return
             outcome = Outcome(intent=claim.intents[0], refusal=Refusal.COULD_NOT_BE_PROCESSED)
             self._store.record_quarantine(intent_id, error, attempts)
-            self._commit(batch_id, [outcome], claim.at, [intent_id])
+            self._commit(batch_id, [outcome], claim.at, ())
         report.quarantined += 1
         self._tell([outcome], claim.at, report)
 

@@ -15,7 +15,8 @@ from msgspec import Struct
 from workers.contract.ids import uuid7
 from workers.domain.intent import Kind
 from workers.domain.movements import Movements
-from workers.store.batch import write_movements
+from workers.domain.snapshot import CounterKey
+from workers.store.applying import write_movements
 from workers.store.pool import Connection
 from workers.store.sql import queries
 
@@ -56,7 +57,7 @@ def issue_many(connection: Connection, campaign_id: str, grants: Sequence[Grant]
         return 0
     _check(terms, campaign_id, len(fresh))
     users = [user_id for _, user_id in fresh]
-    _check_users(connection, campaign_id, users, terms.per_user_max)
+    counted = _check_users(connection, campaign_id, users, terms.per_user_max)
     # Point of no return: every bound has been asked. What follows writes.
     connection.execute(
         _SQL.coupons_insert,
@@ -71,7 +72,7 @@ def issue_many(connection: Connection, campaign_id: str, grants: Sequence[Grant]
     moved.move_budget(campaign_id, terms.value * len(fresh), 0)
     for user_id in users:
         moved.count((campaign_id, user_id, Kind.ISSUANCE), 1)
-    write_movements(connection, uuid7(), moved)
+    write_movements(connection, uuid7(), moved, counted=counted)
     return len(fresh)
 
 
@@ -101,15 +102,16 @@ def _check(terms: _Terms, campaign_id: str, count: int) -> None:
 
 def _check_users(
     connection: Connection, campaign_id: str, users: Sequence[str], per_user_max: int
-) -> None:
-    full = connection.execute(
-        _SQL.users_full,
-        {"campaign_id": campaign_id, "user_ids": sorted(users), "most": per_user_max},
+) -> set[CounterKey]:
+    """Lock the counters of these users and return which there are; raise where one is full."""
+    held = connection.execute(
+        _SQL.counters_lock, {"campaign_id": campaign_id, "user_ids": sorted(users)}
     ).fetchall()
+    full = sorted(user_id for user_id, used in held if used >= per_user_max)
     if full:
-        named = ", ".join(user_id for (user_id,) in full[:3])
         msg = (
             f"{len(full)} of these users have their {per_user_max} coupons of {campaign_id} "
-            f"already, such as {named}"
+            f"already, such as {', '.join(full[:3])}"
         )
         raise IssuingError(msg)
+    return {(campaign_id, user_id, Kind.ISSUANCE) for user_id, _ in held}

@@ -20,7 +20,7 @@ from workers.domain import lifecycle
 from workers.domain.lifecycle import LockedOrder, Payment, PaymentStatus, Transition
 from workers.domain.movements import Movements
 from workers.domain.outcome import OrderStatus, PricedLine
-from workers.store.batch import write_movements
+from workers.store.applying import write_movements
 from workers.store.errors import Fault, fault_of
 from workers.store.pool import Connection
 from workers.store.sql import queries
@@ -81,7 +81,7 @@ def expire_coupons(connection: Connection, after: UUID, count_max: int) -> tuple
         moved = Movements()
         for campaign_id, value in expired:
             moved.move_budget(campaign_id, -value, 0)
-        write_movements(connection, uuid7(), moved)
+        write_movements(connection, uuid7(), moved, counted=())
         return expired
 
     expired = _in_transaction(connection, once)
@@ -203,7 +203,7 @@ def _apply(connection: Connection, changed: Sequence[Transition]) -> None:
     for transition in changed:
         moved.add(transition.movements)
     with connection.pipeline():
-        write_movements(connection, uuid7(), moved)
+        write_movements(connection, uuid7(), moved, counted=moved.counters)
         connection.execute(
             _SQL.orders_set,
             {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 import psycopg
@@ -13,14 +15,24 @@ from workers.contract.resource import IntentResource
 from workers.domain.intent import Intent
 from workers.domain.movements import Movements
 from workers.domain.outcome import Outcome
-from workers.domain.snapshot import Snapshot
-from workers.store import batch, resources
+from workers.domain.snapshot import CounterKey, Snapshot
+from workers.store import applying, batch, resources
 from workers.store.batch import Claim, Deaths
 from workers.store.pool import Connection
+
+LOOK_BACK_S = 1.0  # what a claim passed over is found within this
+_FIRST = UUID(int=0)
+# A plan is made once and kept while tables grow. One made while a table was empty would read all of
+# it for each batch, until the next analysis; a batch looks its rows up by key.
+_PLANS = "SET enable_seqscan = off"
 
 
 class BatchSession:
     """Opens its connections when first needed and again after they broke; for one thread.
+
+    Deleted rows leave entries at the old end of the index of open intents until a vacuum, and while a
+    long transaction lasts no vacuum removes them. So a claim looks for the oldest from where the one
+    before found them, and only once in `LOOK_BACK_S` from the very beginning.
 
     The second connection records claims with `synchronous_commit` off: a crash of the server may
     lose the last of them, which costs one more attempt at an intent, never an intent.
@@ -32,6 +44,8 @@ class BatchSession:
         self._batch: Connection | None = None
         self._record: Connection | None = None
         self._ended: list[UUID] = []  # batches that failed while their record could not be removed
+        self._since = _FIRST
+        self._look_back_at = 0.0  # of the monotonic clock
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -46,15 +60,23 @@ class BatchSession:
 
     def claim(self, hinted: Sequence[UUID], limit: int) -> Claim:
         """See `batch.begin_and_claim`."""
-        self._batch = self._live(self._batch)
+        if time.monotonic() >= self._look_back_at:
+            self._since = _FIRST
+            self._look_back_at = time.monotonic() + LOOK_BACK_S
+        claim = self._claim(hinted, limit)
+        if limit and claim.intents:
+            self._since = min((i.intent_id for i in claim.intents), key=attrgetter("int"))
+        return claim
+
+    def _claim(self, hinted: Sequence[UUID], limit: int) -> Claim:
+        connection = self._live_batch()
         try:
-            return batch.begin_and_claim(self._batch, hinted, limit)
+            return batch.begin_and_claim(connection, hinted, limit, self._since)
         except psycopg.OperationalError:
-            if not self._batch.closed:
+            if not connection.closed:
                 raise
         # It had died while idle, as in a failover: nothing was begun on it.
-        self._batch = self._open()
-        return batch.begin_and_claim(self._batch, hinted, limit)
+        return batch.begin_and_claim(self._live_batch(), hinted, limit, self._since)
 
     def record_claim(self, batch_id: UUID, intent_ids: Sequence[UUID]) -> dict[UUID, Deaths]:
         """See `batch.record_claim`; once more if its connection had died while idle."""
@@ -67,7 +89,7 @@ class BatchSession:
 
     def _record_claim(self, batch_id: UUID, intent_ids: Sequence[UUID]) -> dict[UUID, Deaths]:
         if self._record is None or self._record.closed:
-            self._record = self._live(self._record)
+            self._record = self._open()
             self._record.execute("SET synchronous_commit = off")
         if self._ended:
             batch.forget_claims(self._record, self._ended)
@@ -92,20 +114,27 @@ class BatchSession:
         outcomes: Sequence[Outcome],
         moved: Movements,
         decided_at: datetime,
+        *,
+        counted: Container[CounterKey],
         before_commit: Callable[[], None],
     ) -> None:
-        """See `batch.apply_and_commit`."""
-        batch.apply_and_commit(
-            self._working(), batch_id, outcomes, moved, decided_at, before_commit=before_commit
+        """See `applying.apply_and_commit`."""
+        applying.apply_and_commit(
+            self._working(),
+            batch_id,
+            outcomes,
+            moved,
+            decided_at,
+            counted=counted,
+            before_commit=before_commit,
         )
 
     def record_failure(
         self, intent_id: UUID, error: str, *, counted: bool, pause_ms: int, failures_max: int
     ) -> int:
         """See `batch.record_failure`; committed at once."""
-        self._batch = self._live(self._batch)
         return batch.record_failure(
-            self._batch,
+            self._live_batch(),
             intent_id,
             error,
             counted=counted,
@@ -119,8 +148,7 @@ class BatchSession:
 
     def decided(self, intent_ids: Sequence[UUID]) -> list[IntentResource]:
         """Read which of these intents have an outcome, whoever committed it."""
-        self._batch = self._live(self._batch)
-        found = resources.read_many(self._batch, intent_ids)
+        found = resources.read_many(self._live_batch(), intent_ids)
         return [resource for resource in found.values() if resource.decided_at is not None]
 
     def close(self) -> None:
@@ -130,10 +158,11 @@ class BatchSession:
                 connection.close()
         self._batch = self._record = None
 
-    def _live(self, connection: Connection | None) -> Connection:
-        if connection is None or connection.closed:
-            return self._open()
-        return connection
+    def _live_batch(self) -> Connection:
+        if self._batch is None or self._batch.closed:
+            self._batch = self._open()
+            self._batch.execute(_PLANS)
+        return self._batch
 
     def _working(self) -> Connection:
         if self._batch is None:

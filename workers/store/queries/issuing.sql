@@ -12,14 +12,10 @@ SELECT budget - reserved - spent FROM budgets WHERE campaign_id = %(campaign_id)
 -- coupons_known --
 SELECT coupon_id FROM coupons WHERE coupon_id = ANY(%(coupon_ids)b::uuid[])
 
--- users_full --
--- Lock the counters of these users; return whose have reached the maximum.
-WITH held AS (
-    SELECT user_id, used FROM user_counters
-    WHERE campaign_id = %(campaign_id)s AND kind = 'issuance' AND user_id = ANY(%(user_ids)b::text[])
-    ORDER BY campaign_id, user_id, kind FOR NO KEY UPDATE
-)
-SELECT user_id FROM held WHERE used >= %(most)s ORDER BY user_id
+-- counters_lock --
+SELECT user_id, used FROM user_counters
+WHERE campaign_id = %(campaign_id)s AND kind = 'issuance' AND user_id = ANY(%(user_ids)b::text[])
+ORDER BY campaign_id, user_id, kind FOR NO KEY UPDATE
 
 -- coupons_insert --
 INSERT INTO coupons (coupon_id, campaign_id, user_id, value, issued_at)
