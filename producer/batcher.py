@@ -6,7 +6,8 @@ loop's turn (one intent, at low load), and while lanes are busy the next batch g
 Batches grow with the load and shrink with it. While any lane is busy, an idle one waits for a batch
 that is `worth` it (Nagle's rule, RFC 896): two small batches at once cost twice as much as one, and
 are answered no sooner once that makes the processors busy. A lane that hangs holds up a small batch
-for no longer than `HELD_UP_S`, give or take a tick.
+for no longer than `HELD_UP_S`, give or take a tick. And a lane may be told to rest after a batch, so
+that those who have to finish what it began come to their turn.
 
     submit ──▶ pending ──▶ lane (a thread, its own connections) ──▶ answers
                  │ pending_max         │
@@ -108,17 +109,20 @@ class Batcher(Generic[T, A]):
         excuses: Excuses[A],
         bounds: Bounds,
         observe: Callable[[Sequence[A]], None] = lambda answers: None,
+        rest_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Start the lanes' threads; nothing connects before the first batch.
 
         `make_work` and what it makes run in a lane's thread. `observe` is told every batch's
-        answers, on the event loop.
+        answers, on the event loop. `rest_s` says how many seconds a lane rests after a full
+        batch; after a smaller one in proportion.
         """
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._create_future = self._loop.create_future
         self._excuses = excuses
         self._observe = observe
+        self._rest_s = rest_s
         self._pending: deque[_Entry[T, A]] = deque()
         self._pending_max = bounds.pending_max
         self._batch_max = bounds.batch_max
@@ -157,6 +161,22 @@ class Batcher(Generic[T, A]):
             self._sweeping = True
             self._loop.call_later(self._tick_s, self._sweep)
         return None
+
+    async def submit_many(self, items: Sequence[T]) -> list[A]:
+        """Queue items, and return their answers in the same order, when the last is there."""
+        answers: dict[int, A] = {}
+        told = self._create_future()
+
+        def tell(at: int, answer: A) -> None:
+            answers[at] = answer
+            if len(answers) == len(items) and not told.done():
+                told.set_result(answer)
+
+        for at, item in enumerate(items):
+            self.submit_and_tell(item, functools.partial(tell, at))
+        if items:
+            await told
+        return [answers[at] for at in range(len(items))]
 
     @property
     def wait_ms(self) -> int:
@@ -205,11 +225,18 @@ class Batcher(Generic[T, A]):
     def _deliver(self, lane: _Lane[T, A], answers: Sequence[A]) -> None:
         batch = lane.batch
         lane.batch = []
-        self._idle.append(lane)
-        self._dispatch()  # before the answers: the lane works while they are sent
+        rest_s = self._rest_s() * len(batch) / self._batch_max
+        if rest_s > 0:
+            self._loop.call_later(rest_s, self._free, lane)
+        else:
+            self._free(lane)  # before the answers: the lane works while they are sent
         for entry, answer in zip(batch, answers, strict=True):
             entry.answer(answer)
         self._observe(answers)
+
+    def _free(self, lane: _Lane[T, A]) -> None:
+        self._idle.append(lane)
+        self._dispatch()
 
     def _sweep(self) -> None:
         """Answer what is overdue. Items come in order, so the oldest stand first."""

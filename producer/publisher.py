@@ -45,7 +45,7 @@ WAITING_MAX: Final = 50_000
 WORTH: Final = (
     5  # a fifth of a full batch costs a worker little more for each order than a full one
 )
-PACE_S: Final = 0.015  # between small hints of a busy hour: less than a person or a poll notices
+PACE_S: Final = 0.02  # between small hints of a busy hour: less than a person or a poll notices
 PACED_MIN: Final = 10  # ids that must be expected within it, for it to be worth waiting
 UNHEARD_S: Final = 0.1  # several times what a batch takes
 UNHEARD_S_MAX: Final = 1.6

@@ -18,6 +18,21 @@ _POLL_MS_MIN: Final = 100
 _POLL_MS_MAX: Final = 5_000
 
 
+REST_FROM_MS: Final = 200  # outcomes that take longer wait for workers, not for their batch
+REST_S_MAX: Final = 0.1  # enough to halve what an intake takes; with dead workers it costs no more
+
+
+def rest_s(wait_ms: int) -> float:
+    """Return how long the intake rests after a full batch, in seconds, when outcomes take `wait_ms`.
+
+    Taking in is less work than deciding, so on processors that both share an intake that never
+    rests leaves the workers too few turns, and takes in what they cannot finish. The rest grows with
+    the wait, a tenth of its excess, and so finds the pace at which both keep step. Nobody is refused:
+    receipts come a moment later, which slows a caller who waits for them.
+    """
+    return min(max(0, wait_ms - REST_FROM_MS) / 10_000, REST_S_MAX)
+
+
 class Sojourn:
     """The estimate of one process. `heard` is called from the listening thread."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 
 from producer.answers import Posted
@@ -65,21 +64,20 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
     }
     for wave in _waves(items):
         ids = uuid7_many(len(wave))
-        answers = [
-            call.api.intake.submit(
+        answers = await call.api.intake.submit_many(
+            [
                 Posted(
                     intent_id=intent_id,
                     gateway_id=gateway.gateway_id,
                     idempotency_key=item.idempotency_key,
                     intent=item.plain(),
                 )
-            )
-            for intent_id, (_, item) in zip(ids, wave, strict=True)
-        ]
-        await asyncio.wait(answers)
+                for intent_id, (_, item) in zip(ids, wave, strict=True)
+            ]
+        )
         for (at, item), answer in zip(wave, answers, strict=True):
             call.locale = item.locale
-            results[at] = _result(reply_to(answer.result(), call))
+            results[at] = _result(reply_to(answer, call))
     return [results[at] for at in range(len(items))]
 
 

@@ -21,6 +21,7 @@ from producer.http.messages import Messages
 from producer.intake import Intake
 from producer.limits import LimitBook
 from producer.publisher import Publisher
+from producer.sojourn import rest_s
 from producer.waiters import Waiters
 from workers.contract.celery_app import make_app
 from workers.contract.couponcode import CouponCodes
@@ -89,13 +90,20 @@ async def assemble(
         opener(settings.postgres, WORKER, "api-orders"),
         settings.api.accept_timeout_ms,
     )
-    intake = Batcher("intake", make_work, _Excuses(), _bounds(settings), _observe)
     keys = Keys(lambda: _load_keys(desk))
     waiters = Waiters(
         lambda: open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms),
         gate_names(settings.valkey.key_prefix).outcome_channel,
         desk.read,
         heard,
+    )
+    intake = Batcher(
+        "intake",
+        make_work,
+        _Excuses(),
+        _bounds(settings),
+        _observe,
+        lambda: rest_s(waiters.sojourn.wait_ms()),
     )
     waiters.start()
     refreshing = asyncio.create_task(keys.keep_fresh())

@@ -70,6 +70,14 @@ class Connection(HttpToolsProtocol):
             transport.abort()
         self.receiving_since = self.loop.time()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the last call: it holds this connection, and a circle waits for the collector.
+
+        The collector looks at old objects seldom here; callers who come and go would pile up.
+        """
+        super().connection_lost(exc)
+        self.cycle = None
+
     def data_received(self, data: bytes) -> None:
         """Parse what came; give up on a header that does not end."""
         if self.receiving_since is None:

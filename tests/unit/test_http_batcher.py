@@ -145,6 +145,42 @@ def test_a_lane_that_hangs_does_not_hold_up_a_small_batch_for_long() -> None:
     run(scenario)
 
 
+def test_a_lane_rests_after_a_batch_as_long_as_it_is_told_and_in_proportion() -> None:
+    """Those who finish what it began come to their turn; a single item waits for next to nothing."""
+
+    async def scenario(work: Echo) -> None:
+        bounds = Bounds(1, 10, 1_000, 5_000)
+        lane = Batcher("test", lambda: work, Excuses(), bounds, rest_s=lambda: 0.2)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await asyncio.gather(*[lane.submit(n) for n in range(10)])
+        answered = clock()
+        await lane.submit(10)
+        assert clock() - began >= 0.2
+        assert answered - began < 0.1  # the answers do not wait for the rest
+        began = clock()
+        await lane.submit(11)
+        assert clock() - began < 0.1
+        lane.close()
+
+    run(scenario)
+
+
+def test_many_are_answered_together_and_in_their_order() -> None:
+    """One future for all of them; also where there is none."""
+
+    async def scenario(work: Echo) -> None:
+        lane = batcher(work, batch_max=3)
+        assert await lane.submit_many(range(10)) == [str(n) for n in range(10)]
+        assert await lane.submit_many([]) == []
+        full = batcher(work, pending_max=4)
+        assert await full.submit_many(range(6)) == ["0", "1", "2", "3", FULL, FULL]
+        lane.close()
+        full.close()
+
+    run(scenario)
+
+
 def test_more_than_may_wait_are_refused_at_once() -> None:
     """The bound on waiting holds, and who is beyond it does not wait to hear so."""
 

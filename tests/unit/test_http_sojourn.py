@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from producer.sojourn import FALLBACK_MS, Sojourn
+from producer.sojourn import FALLBACK_MS, REST_S_MAX, Sojourn, rest_s
 from workers.contract.ids import uuid7, uuid7_floor
 
 
@@ -65,3 +65,10 @@ def test_a_clock_that_runs_ahead_makes_no_negative_wait() -> None:
 def test_polling_is_neither_frantic_nor_forgotten() -> None:
     """The first poll is when the outcome is likely, within bounds."""
     assert [Sojourn.poll_ms(wait) for wait in (0, 300, 600_000)] == [100, 300, 5_000]
+
+
+def test_the_intake_rests_only_while_outcomes_are_late_and_never_for_long() -> None:
+    """It keeps step with the workers; without any it goes on taking in, at half its pace or so."""
+    assert [rest_s(ms) for ms in (0, 20, 200)] == [0.0, 0.0, 0.0]
+    assert rest_s(700) == 0.05
+    assert rest_s(60_000) == REST_S_MAX

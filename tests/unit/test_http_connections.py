@@ -1,0 +1,228 @@
+"""Connections: plain calls of the hot route take a short way, and nobody can tell the difference."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from producer.http.calls import INTENT_BYTES_MAX, JSON_HEADER, Fields, Reply
+from producer.http.connections import Connection
+
+Tell = Callable[[Reply], None]
+REPLY = Reply(202, b'{"short": true}', [JSON_HEADER])
+POST = b"POST /v1/intents HTTP/1.1\r\nHost: x\r\n"
+
+
+class Door:
+    """A server on loopback whose hot route notes its calls; the rest is an echo."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Fields, bytes, Tell]] = []
+        self.takes = True  # whether the hot route takes calls
+        self.at_once = True  # whether it answers them before it returns
+        self.made: list[weakref.ref[Connection]] = []
+        self.state = ServerState()
+        self.state.default_headers = [(b"date", b"today")]
+        self.port = 0
+
+    def hot(self, fields: Fields, body: bytes, tell: Tell) -> bool:
+        if self.takes:
+            self.calls.append((fields, body, tell))
+            if self.at_once:
+                tell(REPLY)
+        return self.takes
+
+    async def echo(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        text = b"%b %b %d" % (scope["method"].encode(), scope["path"].encode(), len(body))
+        names = {name for name, _ in scope["headers"]}
+        headers = [(b"content-length", b"%d" % len(text)), (b"x-names", b",".join(sorted(names)))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+    def connection(self) -> Connection:
+        config = uvicorn.Config(
+            self.echo, interface="asgi3", lifespan="off", log_config=None, proxy_headers=False
+        )
+        config.load()
+        made = Connection(self.hot, config, self.state, {})
+        self.made.append(weakref.ref(made))
+        return made
+
+
+class Caller:
+    """One connection to the door."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self) -> tuple[bytes, bytes]:
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return head, await self.reader.readexactly(length)
+
+
+@asynccontextmanager
+async def calling(door: Door) -> AsyncIterator[Caller]:
+    server = await asyncio.get_running_loop().create_server(door.connection, "127.0.0.1", 0)
+    caller = Caller(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+    try:
+        yield caller
+    finally:
+        caller.writer.close()
+        server.close()
+
+
+def run(scenario: Callable[[Door, Caller], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        door = Door()
+        async with asyncio.timeout(10), calling(door) as caller:
+            await scenario(door, caller)
+
+    asyncio.run(whole())
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    while not reached():
+        await asyncio.sleep(0.001)
+
+
+def body_of(length: int) -> bytes:
+    return b"Content-Length: %d\r\n\r\n" % length + b"x" * length
+
+
+def test_a_plain_post_takes_the_short_way_again_and_again() -> None:
+    """Its fields and its body arrive as sent; the connection stays open for the next."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        for _ in range(3):
+            caller.send(POST + b"Idempotency-Key: K\r\n" + body_of(5))
+            head, body = await caller.answer()
+            assert head.startswith(b"HTTP/1.1 202 Accepted\r\n")
+            assert b"content-type: application/json\r\n" in head
+            assert b"\r\ndate: today\r\n" in head
+            assert body == REPLY.body
+        assert [(body, (b"idempotency-key", b"K") in fields) for fields, body, _ in door.calls] == [
+            (b"xxxxx", True)
+        ] * 3
+
+    run(scenario)
+
+
+def test_a_body_in_pieces_is_put_together() -> None:
+    """Chunked, and byte by byte: the parser is the same as for everybody."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        sent = POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+        for at in range(len(sent)):
+            caller.send(sent[at : at + 1])
+            await asyncio.sleep(0)
+        await caller.answer()
+        assert door.calls[0][1] == b"abcde"
+
+    run(scenario)
+
+
+def test_what_the_hot_route_does_not_take_goes_on_as_if_it_came_just_now() -> None:
+    """All fields, the whole body, once."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        door.takes = False
+        for _ in range(2):
+            caller.send(POST + body_of(7))
+            head, body = await caller.answer()
+            assert body == b"POST /v1/intents 7"
+            assert b"x-names: content-length,host" in head
+
+    run(scenario)
+
+
+def test_unusual_calls_do_not_take_the_short_way() -> None:
+    """Too large, another method, another path, an older protocol, or a caller who asks first."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        large = INTENT_BYTES_MAX + 1
+        for sent, told in (
+            (POST + body_of(large), b"POST /v1/intents %d" % large),
+            (b"PUT" + POST[4:] + body_of(1), b"PUT /v1/intents 1"),
+            (POST.replace(b"intents", b"intents/") + body_of(1), b"POST /v1/intents/ 1"),
+            (POST.replace(b"intents", b"intents?a=1") + body_of(1), b"POST /v1/intents 1"),
+            (POST.replace(b"1.1", b"1.0") + b"X: 1\r\n" + body_of(1), b"POST /v1/intents 1"),
+        ):
+            caller.send(sent)
+            assert (await caller.answer())[1] == told
+        assert door.calls == []
+
+    run(scenario)
+
+
+def test_pipelined_calls_wait_for_the_one_on_the_short_way() -> None:
+    """Answers come in the order of the calls."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        door.at_once = False
+        caller.send(
+            POST + body_of(1) + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + POST + body_of(2)
+        )
+        await until(lambda: bool(door.calls))
+        await asyncio.sleep(0.02)
+        assert len(door.calls) == 1
+        door.calls[0][2](REPLY)
+        assert (await caller.answer())[1] == REPLY.body
+        assert (await caller.answer())[1] == b"GET /livez 0"
+        assert (await caller.answer())[1] == b"POST /v1/intents 2"
+
+    run(scenario)
+
+
+def test_a_shutdown_waits_for_the_answer_and_then_closes() -> None:
+    """A receipt that is under way is told."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        door.at_once = False
+        caller.send(POST + body_of(1))
+        await until(lambda: bool(door.calls))
+        connection = door.made[0]()
+        assert connection is not None
+        connection.shutdown()
+        await asyncio.sleep(0.02)
+        door.calls[0][2](REPLY)
+        head, _ = await caller.answer()
+        assert b"connection: close\r\n" in head
+        assert await caller.reader.read() == b""
+
+    run(scenario)
+
+
+def test_a_caller_who_is_gone_harms_nobody_and_leaves_nothing() -> None:
+    """The answer is dropped, and no circle of objects waits for the collector."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        door.at_once = False
+        caller.send(POST + body_of(1))
+        await until(lambda: bool(door.calls))
+        caller.writer.transport.abort()
+        await until(lambda: not door.state.connections)
+        door.calls.pop()[2](REPLY)
+        await asyncio.sleep(0.01)
+        assert door.made[0]() is None
+
+    gc.disable()
+    try:
+        run(scenario)
+    finally:
+        gc.enable()
