@@ -30,6 +30,10 @@ class State(IntEnum):
     UNSENT = 4  # no connection could be had
 
 
+# As plain numbers: these two are asked about for every answer.
+_ACCEPTED, _REFUSED = int(State.ACCEPTED), int(State.REFUSED)
+
+
 class Faults(Struct, frozen=True):
     """Broken promises. A sound system has none."""
 
@@ -93,12 +97,11 @@ class Books:
         self.posts = self.retries = self.lost = self.repeats_same = 0
         self._first_due = array("d", [inf]) * intents
         self._accepted_at = array("d", [inf]) * intents
-        self._owner: dict[str, int] = {}
-        self._states = Counter({State.PLANNED: intents})
+        self._states = [0] * len(State)
+        self._states[State.PLANNED] = intents
         self._sent = 0
         self._forgotten: set[int] = set()
         self._other: set[int] = set()
-        self._shared: set[int] = set()
         self._changed: set[int] = set()
         self._false_noes: set[int] = set()
 
@@ -120,9 +123,7 @@ class Books:
         self.intent_ids[i] = intent_id
         self._accepted_at[i] = now
         self.first_due_to_receipt.record(now - self._first_due[i])
-        if self._owner.setdefault(intent_id, i) != i:
-            self._shared.add(i)
-        self._move(i, State.ACCEPTED)
+        self._move(i, _ACCEPTED)
 
     def refused(self, i: int, reason: str, written_at: float) -> None:
         """A final no for intent `i`, to a post written at `written_at`."""
@@ -212,18 +213,19 @@ class Books:
 
     def faults(self) -> Faults:
         """Say what was broken, by what is known now."""
+        known = [intent_id for intent_id in self.intent_ids if intent_id is not None]
         return Faults(
             receipts_without_outcome=len(self.undecided()),
             receipts_forgotten=len(self._forgotten),
             keys_answered_differently=len(self._other),
-            intents_shared=len(self._shared),
+            intents_shared=len(known) - len(set(known)),
             outcomes_changed=len(self._changed),
             false_noes=len(self._false_noes),
         )
 
-    def _move(self, i: int, state: State) -> None:
-        before = State(self.state[i])
-        if before is State.REFUSED:
+    def _move(self, i: int, state: int) -> None:
+        before = self.state[i]
+        if before == _REFUSED:
             self.refused_by[self.reasons.pop(i)] -= 1
         self._states[before] -= 1
         self._states[state] += 1

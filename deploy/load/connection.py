@@ -13,6 +13,8 @@ from collections import deque
 from time import monotonic  # the loop's own clock is cached and counts whole milliseconds
 from typing import Protocol, cast
 
+from msgspec import Struct
+
 from deploy.load.wire import Reply, Target, WireError, read
 
 # Connections being opened at once: a server's accept queue is short.
@@ -23,19 +25,14 @@ _SWEEP_S = 0.25
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 1.0
 
 
-class Post:
+class Post(Struct, gc=False):
     """One HTTP post under way: which intents it carries, when each was due, and its bytes."""
 
-    __slots__ = ("attempt", "due", "members", "payload", "written_at")
-
-    def __init__(
-        self, members: tuple[int, ...], due: tuple[float, ...], payload: bytes, attempt: int = 1
-    ) -> None:
-        self.members = members
-        self.due = due  # on the monotonic clock, one for each member, rising
-        self.payload = payload
-        self.attempt = attempt
-        self.written_at = 0.0
+    members: tuple[int, ...]
+    due: tuple[float, ...]  # on the monotonic clock, one for each member, rising
+    payload: bytes
+    attempt: int = 1
+    written_at: float = 0.0
 
 
 class Listener(Protocol):
@@ -79,11 +76,17 @@ class Pool:
 
     def submit(self, post: Post) -> None:
         """Send now, or as soon as a connection is free."""
-        if self._waiting or not self._idle:
-            self._waiting.append(post)
-            self._open_more()
-            return
-        self._carry(post)
+        if not self._waiting:  # else those before it have not even found one
+            now = monotonic()
+            while self._idle:
+                connection = self._idle.pop()
+                fresh = now - connection.idle_since <= _IDLE_MAX_S
+                if fresh and not connection.transport.is_closing():
+                    connection.carry(post, now)
+                    return
+                connection.transport.abort()
+        self._waiting.append(post)
+        self._open_more()
 
     async def close(self) -> None:
         """Drop every connection; posts under way are not told."""
@@ -96,17 +99,6 @@ class Pool:
             connection.post = None
             connection.transport.abort()
         await asyncio.gather(*self._opening, return_exceptions=True)
-
-    def _carry(self, post: Post) -> None:
-        now = monotonic()
-        while self._idle:
-            connection = self._idle.pop()
-            if now - connection.idle_since <= _IDLE_MAX_S and not connection.transport.is_closing():
-                connection.carry(post, now)
-                return
-            connection.transport.abort()
-        self._waiting.append(post)
-        self._open_more()
 
     def _open_more(self) -> None:
         wanted = min(len(self._waiting), _OPENING_MAX) - len(self._opening)

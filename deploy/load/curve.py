@@ -43,13 +43,14 @@ class Curve(Struct, frozen=True):
         The i-th falls somewhere in the i-th of `count` equal shares: the curve is met exactly at
         every scale, and arrivals still come in small clumps, as people do.
         """
-        grid = list(self._grid())
-        step = 0
+        draw, rest = random.random, iter(self._grid())
+        left, low = next(rest)
+        right, high = next(rest)
         for i in range(count):
-            share = (i + random.random()) / count
-            while grid[step + 1][1] < share:
-                step += 1
-            (left, low), (right, high) = grid[step], grid[step + 1]
+            share = (i + draw()) / count
+            while high < share:
+                left, low = right, high
+                right, high = next(rest)
             yield left + (right - left) * (share - low) / (high - low)
 
     def _inside(self, piece: int, time: float) -> float:

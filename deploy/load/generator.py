@@ -23,10 +23,10 @@ from deploy.load.connection import Pool, Post
 from deploy.load.plan import Plan
 from deploy.load.profile import Retry
 from deploy.load.retry import pause_s
-from deploy.load.wire import Answer, Kind, Reply, Target, Wire, answer, answers
+from deploy.load.wire import Answer, Kind, Reply, Target, Wire, answer, answers, receipt
 
-# Sends are made in ticks: a timer for each would cost more than the send. Part of the latency told.
-_TICK_S = 0.001
+# Sends are made in ticks: to wake for each would cost more than the send. Part of the latency told.
+_TICK_S = 0.002
 
 
 class Mode(Struct, frozen=True):
@@ -58,6 +58,7 @@ class Generator:
         self._retry = retry
         self._mode = mode or Mode()
         self._random = Random(f"retries/{seed}")
+        self._sends = plan.sends
         self._next = 0
         self._stopped = False
         self._out = 0
@@ -116,29 +117,29 @@ class Generator:
         self._send_retries(now)
         due, start = self._plan.due, self.started_at
         while (end := self._group_end()) > self._next and start + due[end - 1] <= now:
-            self._send(self._next, end, tuple([start + at for at in due[self._next : end]]))
-            self._next = end
+            self._send(end, tuple([start + at for at in due[self._next : end]]))
         upcoming = start + due[end - 1] if end > self._next else inf
-        self._sleep(upcoming, self._next_retry())
+        self._sleep(min(upcoming, self._next_retry()))
 
     def _closed(self) -> None:
         """Keep as many posts outstanding as there are connections."""
         now = monotonic()
-        self._send_retries(now)
-        while self.outstanding < self._mode.connections and not self._over(now):
-            end = min(self._next + self._mode.batch, self._plan.sends)
-            if end == self._next:
-                break
-            self._send(self._next, end, (now,) * (end - self._next))
-            self._next = end
+        if self._again:
+            self._send_retries(now)
+        room = self._mode.connections - self._out - len(self._again)
+        if room > 0 and not self._over(now):
+            batch, sends = self._mode.batch, self._sends
+            for first in range(self._next, min(self._next + room * batch, sends), batch):
+                end = min(first + batch, sends)
+                self._send(end, (now,) * (end - first))
         self._sleep(self._next_retry())
 
     def _group_end(self) -> int:
         """Where the batch that begins with the next send ends."""
         plan, first = self._plan, self._next
-        if first >= plan.sends or self._stopped:
+        if first >= self._sends or self._stopped:
             return first
-        end, last = first + 1, min(first + self._mode.batch, plan.sends)
+        end, last = first + 1, min(first + self._mode.batch, self._sends)
         while end < last and plan.due[end] - plan.due[first] <= self._mode.batch_age_max_s:
             end += 1
         return end
@@ -147,19 +148,22 @@ class Generator:
         stop = self._mode.stop_after_s
         return self._stopped or (stop is not None and now - self.started_at > stop)
 
-    def _send(self, first: int, end: int, due: tuple[float, ...]) -> None:
-        plan = self._plan
+    def _send(self, end: int, due: tuple[float, ...]) -> None:
+        """Send the plan's next sends, up to `end`, in one post."""
+        plan, first = self._plan, self._next
+        self._next = end
         if self._mode.batch == 1:
             i = plan.index[first]
-            members: tuple[int, ...] = (i,)
+            self._books.due(i, due[0])
             payload = self._wire.post(plan.path, plan.keys[i], plan.bodies[i])
-        else:
-            members = tuple(plan.index[first:end])
-            payload = self._wire.batch(
-                plan.path, [plan.keys[i] for i in members], [plan.bodies[i] for i in members]
-            )
+            self._submit(Post((i,), due, payload))
+            return
+        members = tuple(plan.index[first:end])
         for i, at in zip(members, due, strict=True):
             self._books.due(i, at)
+        payload = self._wire.batch(
+            plan.path, [plan.keys[i] for i in members], [plan.bodies[i] for i in members]
+        )
         self._submit(Post(members, due, payload))
 
     def _send_retries(self, now: float) -> None:
@@ -173,17 +177,22 @@ class Generator:
         self._out += 1
         self._pool.submit(post)
 
-    def _sleep(self, *wake_at: float) -> None:
-        """Set the one timer for the earliest time; with nothing to wait for, the run is over."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._wake_at = min(wake_at, default=inf)
-        if self._wake_at < inf:
-            pause = max(_TICK_S, self._wake_at - monotonic())
-            self._timer = self._loop.call_later(pause, self._step)
-        elif self._out == 0 and not self._done.done():
+    def _sleep(self, wake_at: float) -> None:
+        """Set the one timer for this time; with nothing to wait for, the run is over."""
+        if wake_at != self._wake_at:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._wake_at = wake_at
+            if wake_at < inf:
+                pause = max(_TICK_S, wake_at - monotonic())
+                self._timer = self._loop.call_later(pause, self._wake)
+        if wake_at == inf and self._out == 0 and not self._done.done():
             self._done.set_result(None)
+
+    def _wake(self) -> None:
+        self._timer, self._wake_at = None, inf
+        self._step()
 
     # ---- answers
 
@@ -193,8 +202,13 @@ class Generator:
         books.posts += 1
         books.reply.record(now - post.written_at)
         books.lateness.record(post.written_at - post.due[-1])
-        if len(post.members) == 1 and self._mode.batch == 1:
-            self._book(post, 0, answer(reply), now)
+        if self._mode.batch == 1:
+            intent_id = receipt(reply)
+            if intent_id is None:
+                self._book(post, 0, answer(reply), now)
+            else:
+                books.acceptance.record(now - post.due[0])
+                books.accepted(post.members[0], intent_id, now)
         else:
             for k, said in enumerate(self._batch_answers(post, reply)):
                 self._book(post, k, said, now)

@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 from msgspec import Struct
@@ -20,6 +20,8 @@ from deploy.load.generator import Generator, Mode
 from deploy.load.plan import Plan
 from deploy.load.profile import Retry
 from deploy.load.wire import Target
+
+T = TypeVar("T")
 
 # Often enough to look alive; drawing a frame takes a few milliseconds, in which nothing is sent.
 _FRAME_S = 0.25
@@ -64,7 +66,34 @@ def play(
     """
     books = Books(plan.intents)
     generator = Generator(plan, to, books, retry, mode, seed)
-    sent = _drained(plan, to, generator, books, patience, watch, stop_early)
+    return _run(_drained(plan, to, generator, books, patience, watch, stop_early))
+
+
+def send(
+    plan: Plan,
+    to: Target,
+    books: Books,
+    retry: Retry,
+    *,
+    mode: Mode | None = None,
+    seed: int = 0,
+    watch: Watch = lambda _: None,
+) -> Generator:
+    """Send `plan` into `books` and ask nothing afterwards; return the generator for its figures.
+
+    For callers who learn elsewhere what became of each receipt. Blocks.
+    """
+    generator = Generator(plan, to, books, retry, mode, seed)
+
+    async def sent() -> Generator:
+        async with _shown("sending", books, generator, watch):
+            await generator.run()
+        return generator
+
+    return _run(sent())
+
+
+def _run(sent: Coroutine[None, None, T]) -> T:
     with (
         _planned_objects_left_alone(),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -72,7 +101,7 @@ def play(
         return runner.run(_or_fail(sent))
 
 
-async def _or_fail(sent: Coroutine[None, None, Played]) -> Played:
+async def _or_fail(sent: Coroutine[None, None, T]) -> T:
     """Raise what a callback raised, which asyncio would only log, and then wait for ever."""
     sending = asyncio.ensure_future(sent)
     failures: list[BaseException] = []

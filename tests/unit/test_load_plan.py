@@ -7,8 +7,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.load import goods, plan, profile, scale
+from deploy.load.goods import Goods
 from deploy.load.plan import Plan
 from deploy.load.profile import Profile, ProfileError, Scale
 
@@ -83,6 +85,16 @@ def test_the_mix_sends_what_must_be_refused() -> None:
     assert 0.90 < seen["good"] / 5_000 < 0.96
     for odd, share in {"none": 150, "bad": 25, "forged": 25, "anothers": 25, "second": 100}.items():
         assert share / 2 < seen[odd] < share * 2, odd
+
+
+def test_a_cart_has_as_many_lines_as_the_profile_says() -> None:
+    """Two lines are two SKUs, however popular one is; more than there are SKUs cannot be had."""
+    terms = profile.load("steady")
+    for lines, skus, wanted in (((0.0, 1.0), 2, 2), ((0.0, 0.0, 1.0), 2, 2), ((1.0,), 2, 1)):
+        cart = replace(terms.cart, lines=lines, zipf=10.0)
+        few = Goods("few", ("a", "b", "c")[:skus])
+        planned = plan.orders(replace(terms, cart=cart), few, [], count=100, duration_s=1, seed=1)
+        assert {len(body["lines"]) for body in _bodies(planned)} == {wanted}
 
 
 def test_an_intent_names_each_sku_in_one_line() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.load.profile import Retry
 from deploy.load.retry import pause_s
-from deploy.load.wire import Answer, Reply, answer, answers, read, target
+from deploy.load.wire import Answer, Reply, answer, answers, read, receipt, target
 
 _SHED = Answer(status_code=503, accepted="no", retry_after_ms=2_000)
 _LIMITED = Answer(status_code=429, limit="user", retry_after_ms=500)
@@ -65,6 +65,28 @@ def test_an_answer_is_read_when_it_is_whole() -> None:
         assert read(whole[:end]) is None
     assert read(whole) == Reply(503, b"{}", 7.0, True)
     assert read(b"HTTP/1.1 100 Continue\r\n\r\n" + whole) == Reply(503, b"{}", 7.0, True)
+
+
+_RECEIPT = b'{"intent_id":"0190163d-8694-739b-aea5-0123456789ab","status":"accepted"}'
+
+
+@pytest.mark.parametrize("length", [b"content-length:", b"Content-Length:", b"content-length: "])
+@pytest.mark.parametrize(("last", "close"), [(b"", False), (b"Connection: close\r\n", True)])
+def test_a_receipt_is_read_alike_however_it_comes(length: bytes, last: bytes, close: bool) -> None:
+    """In one piece or in many, its headers spelt as the server likes."""
+    head = b"HTTP/1.1 202 Accepted\r\n%b %d\r\n%b\r\n" % (length, len(_RECEIPT), last)
+    whole = head + _RECEIPT
+    for end in range(len(whole)):
+        assert read(whole[:end]) is None
+    reply = read(whole)
+    assert reply == Reply(202, _RECEIPT, 0.0, close)
+    assert receipt(reply) == "0190163d-8694-739b-aea5-0123456789ab"
+
+
+def test_only_a_receipt_that_names_its_intent_is_one() -> None:
+    """An intent told as decided, and an answer without an intent, are read with more care."""
+    for status, body in ((200, b'{"intent_id":"a"}'), (202, b"<html>"), (202, b'{"x":1}')):
+        assert receipt(Reply(status, body, 0.0, False)) is None
 
 
 def test_a_receipt_that_cannot_be_read_is_none() -> None:
