@@ -11,10 +11,10 @@ export PIP_NO_CACHE_DIR := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test lint format bench
+.PHONY: help setup demo test lint format bench bench-profile bench-campaign
 
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/synced ## Build the virtual environment from uv.lock
 
@@ -42,5 +42,12 @@ format: $(VENV)/synced ## Format the code and mend what can be mended
 	@$(RUN)/ruff format --quiet .
 	@$(RUN)/ruff check --quiet --fix .
 
-bench: $(VENV)/synced ## Measure Tidegate beside plain Celery, in one run
-	@$(RUN)/python -m tests.benchmarks
+# `make bench ARGS="--rows single --seconds 10"`: one row only; `ARGS=--help` names them all.
+bench: $(VENV)/synced ## Measure every goal of speed but the 10-million run, beside plain Celery
+	@$(RUN)/python -m tests.benchmarks $(ARGS)
+
+bench-profile: $(VENV)/synced ## Say where the CPU microseconds of one order go
+	@$(RUN)/python -m tests.benchmarks.stages $(ARGS)
+
+bench-campaign: $(VENV)/synced ## Run 10 million orders through the nine-hour curve, resumably
+	@$(RUN)/python -m tests.benchmarks.campaign $(ARGS)

@@ -1,194 +1,147 @@
-"""Tidegate beside plain Celery, on this machine, in one run.
+"""Measures Tidegate on this machine: every goal of speed, with both sides of its ratio.
 
-    python -m tests.benchmarks [--seconds S]
+    python -m tests.benchmarks [--seconds S] [--backlog N] [--rows NAME,NAME] [--quick] [--json]
 
-Both get the same orders over HTTP from the same sender, in a closed loop, and write the same rows to
-the same PostgreSQL. Every figure is printed with both sides of its ratio; nothing is asserted.
+Writes what it measured to `records/bench.json`, and from all records `RESULTS.md` and `charts/`.
+Rows that are not measured now keep their last figures. Exits 0 when everything could be measured,
+also where a goal or a must was missed: it reports, and does not judge. Exits 1 when a measurement
+failed, 130 on Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.request import urlopen
+from contextlib import closing
+from datetime import UTC, datetime
 
-from deploy.campaigns import issue
-from deploy.embedded.cluster import Cluster
-from deploy.embedded.ports import free_port
-from deploy.load.plan import Coupon
-from deploy.load.wire import target
-from tests.benchmarks.rig import CAMPAIGN, Row, measure
-from workers.contract.couponcode import CouponCodes
+import msgspec
+import psycopg
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-CONNECTIONS = (8, 32, 128, 1_000)
-BASELINE_CONNECTIONS = 128
-COUPONS_PER_SECOND = 9_000
+from deploy.embedded.errors import EmbeddedError
+from tests.benchmarks import campaign_record, charts, records, results
+from tests.benchmarks.course import Course, Given
+from tests.benchmarks.goals import AIMS, Results
+from tests.benchmarks.machine import Machine
+from tests.benchmarks.measuring import MeasurementError
+from tests.benchmarks.records import Bench, Row
+from tests.benchmarks.replay import ReplayError
+from tests.benchmarks.rows import ROWS, Measurable
 
-
-def main() -> int:
-    """Measure, print, and write RESULTS.md."""
-    parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of sending, each row")
-    parser.add_argument("--quick", action="store_true", help="128 connections only")
-    given = parser.parse_args()
-    rows = list(_tidegate(given.seconds, (128,) if given.quick else CONNECTIONS))
-    rows.append(_plain(given.seconds))
-    RESULTS.write_text(_document(rows))
-    print(f"\nwritten to {RESULTS}")
-    return 0
+RESULTS = records.RECORDS.with_name("RESULTS.md")
+_FAILURES = (MeasurementError, ReplayError, EmbeddedError, psycopg.Error, OSError, RuntimeError)
 
 
-def _tidegate(seconds: float, connections: Sequence[int]) -> Iterator[Row]:
-    with Cluster(workers=1, campaign=CAMPAIGN) as cluster:
-        for seed, count in enumerate(connections):
-            coupons = _coupons(cluster, int(COUPONS_PER_SECOND * seconds), seed)
-            yield _told(
-                measure(
-                    "Tidegate",
-                    target(cluster.api_url, cluster.api_key),
-                    cluster.dsn,
-                    connections=count,
-                    seconds=seconds,
-                    seed=seed,
-                    coupons=coupons,
-                )
-            )
-
-
-def _coupons(cluster: Cluster, count: int, seed: int) -> list[Coupon]:
-    codes = CouponCodes(cluster.settings.secrets.master)
-    return list(issue(cluster.dsn, "bench", count, first_user=1 + seed * 10_000_000, codes=codes))
-
-
-def _plain(seconds: float) -> Row:
-    with Cluster(workers=0, campaign=CAMPAIGN) as cluster:
-        port = free_port()
-        environ = {
-            **os.environ,
-            "PLAIN_BROKER": cluster.valkey_url,
-            "PLAIN_DSN": cluster.dsn,
-            "PLAIN_MASTER": cluster.settings.secrets.master,
-        }
-        coupons = _coupons(cluster, int(2_000 * seconds), 0)
-        module = "tests.benchmarks.plain_celery"
-        worker = (
-            "celery",
-            "-A",
-            f"{module}:app",
-            "worker",
-            "-c",
-            "2",
-            "-Q",
-            "plain",
-            "-l",
-            "ERROR",
-        )
-        web = ("uvicorn", f"{module}:intake", "--port", str(port), "--no-access-log")
-        with _running(worker, environ), _running(web, environ):
-            _wait_for(port)
-            return _told(
-                measure(
-                    "plain Celery",
-                    target(f"http://127.0.0.1:{port}", "none"),
-                    cluster.dsn,
-                    connections=BASELINE_CONNECTIONS,
-                    seconds=seconds,
-                    seed=99,
-                    coupons=coupons,
-                )
-            )
-
-
-@contextmanager
-def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        env=environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, tell, and write."""
+    given = _parser().parse_args(arguments)
+    chosen = [row for row in ROWS if given.rows is None or row.name in given.rows]
+    wanted = Given(seconds=given.seconds, backlog=given.backlog, quick=given.quick)
+    failed = False
     try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with closing(Course(wanted, {})) as course:
+            machine = course.machine()
+            for at, row in enumerate(chosen, 1):
+                _say(f"[{at}/{len(chosen)}] {row.name}: {row.what}")
+                failed |= not _measure(row, course, machine, recorded=not given.quick)
+    except KeyboardInterrupt:
+        _say("stopped; the rows before are recorded")
+        return 130
+    if given.json:
+        print(msgspec.json.format(msgspec.json.encode(records.rounded(course.rows))).decode())
+    else:
+        _summarise(course.rows)
+    if not given.quick:
+        _write()
+    return 1 if failed else 0
 
 
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            urlopen(f"http://127.0.0.1:{port}/", timeout=1).close()
-        except OSError as error:
-            if "refused" not in str(error):
-                break
-            time.sleep(0.1)
-    time.sleep(5)  # the worker has no port to ask
-
-
-def _told(row: Row) -> Row:
-    print(
-        f"{row.name:13} {row.connections:5} connections: {row.accepted_per_s:8,.0f} accepted/s "
-        f"{row.committed_per_s:8,.0f} committed/s  ratio {row.ratio:.2f}  drained in "
-        f"{row.drain_s:.1f} s  p50 {row.p50_ms:.1f} ms  p99 {row.p99_ms:.1f} ms  "
-        f"sender {row.sender_cpu:.0%} of a core",
-        flush=True,
+def _parser() -> argparse.ArgumentParser:
+    names = [row.name for row in ROWS]
+    parser = argparse.ArgumentParser(
+        prog="tests.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return row
+
+    def rows(text: str) -> list[str]:
+        if unknown := set(text.split(",")) - set(names):
+            known = ", ".join(names)
+            raise argparse.ArgumentTypeError(
+                f"no such row: {', '.join(unknown)}; there are {known}"
+            )
+        return text.split(",")
+
+    add = parser.add_argument
+    add("--seconds", type=float, default=60.0, help="of the sustained row; no other takes longer")
+    add("--backlog", type=int, default=500_000, help="intents in flight in the backlog row")
+    add("--rows", type=rows, help=f"some of: {', '.join(names)}")
+    add("--quick", action="store_true", help="a smoke of a few seconds each; nothing is recorded")
+    add("--json", action="store_true", help="print what was measured as JSON")
+    return parser
 
 
-def _document(rows: Sequence[Row]) -> str:
-    plain = rows[-1]
-    best = max(row.committed_per_s for row in rows[:-1])
-    same = next(row.committed_per_s for row in rows if row.connections == plain.connections)
-    table = "\n".join(_line(row) for row in rows)
-    return f"""# Results
-
-Written by `make bench` on {datetime.datetime.now(datetime.UTC).date()}: Python \
-{platform.python_version()}, {os.cpu_count()} cores, everything (sender, servers, all processes) \
-on one machine; PostgreSQL with fsync.
-
-Two-line orders on one hot pair of SKUs, each redeeming a coupon, one intent per POST, closed loop. \
-Committed is counted in the tables, while the load lasts.
-
-| system | connections | accepted/s | committed/s | committed / accepted | drain s | p50 ms | p99 ms \
-| sender, of a core |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-{table}
-
-At {plain.connections} connections Tidegate committed {same:,.0f} a second where plain Celery \
-(one task and one transaction per order, the same rows, prefork 2) committed \
-{plain.committed_per_s:,.0f}: **{same / plain.committed_per_s:.1f} ×**; at its best \
-{best / plain.committed_per_s:.1f} ×.
-"""
-
-
-def _line(row: Row) -> str:
-    figures = (
-        row.name,
-        f"{row.connections:,}",
-        f"{row.accepted_per_s:,.0f}",
-        f"{row.committed_per_s:,.0f}",
-        f"{row.ratio:.2f}",
-        f"{row.drain_s:.1f}",
-        f"{row.p50_ms:.1f}",
-        f"{row.p99_ms:.1f}",
-        f"{row.sender_cpu:.0%}",
+def _measure(row: Measurable, course: Course, machine: Machine, *, recorded: bool) -> bool:
+    """Measure one row, tell it, and record it; tell whether that could be done."""
+    if row.alone:
+        course.close()
+    began = time.monotonic()
+    try:
+        finding = row.measure(course)
+    except _FAILURES as failure:
+        notes = "\n".join(getattr(failure, "__notes__", ()))
+        _say(f"  could not be measured: {type(failure).__name__}: {failure}\n{notes}".rstrip())
+        return False
+    found = Row(
+        run=course.run,
+        measured_at=datetime.now(UTC).replace(microsecond=0),
+        took_s=time.monotonic() - began,
+        figures=finding.figures,
+        points=finding.points,
+        measured=finding.measured,
     )
-    return f"| {' | '.join(figures)} |"
+    course.rows[row.name] = found
+    if recorded:
+        records.add(machine, row.name, found)
+    for line in _told(row.name, course.rows):
+        _say(f"  {line}")
+    _say("  " + "; ".join(filter(None, (results.company(found), f"took {found.took_s:.0f} s"))))
+    return True
+
+
+def _told(name: str, rows: dict[str, Row]) -> Iterator[str]:
+    """Say the aims of a row; a row without one says its figures."""
+    aims = [aim for aim in AIMS if aim.row == name]
+    for aim in aims:
+        yield from results.told(aim, Results(rows))
+    if not aims:
+        for figure, value in rows[name].figures.items():
+            yield f"{figure} {value:,.1f}"
+
+
+def _summarise(rows: dict[str, Row]) -> None:
+    """Print all aims with what this run measured, and the campaign's record if there is one."""
+    found = Results(rows, campaign_record.read(records.CAMPAIGN))
+    for aim in AIMS:
+        if aim.row in rows or (aim.row == "campaign" and found.campaign is not None):
+            print("\n".join(results.told(aim, found)))
+
+
+def _write() -> None:
+    """Write RESULTS.md and the charts from everything that was ever recorded here."""
+    bench: Bench | None = records.read()
+    if bench is None:
+        return
+    found = Results(bench.rows, campaign_record.read(records.CAMPAIGN))
+    drawn = charts.write(found)
+    RESULTS.write_text(results.document(bench, found))
+    print(f"\nwritten: {RESULTS}, {records.BENCH}, {len(drawn)} charts in {charts.FOLDER}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""All rows of the benchmark, in the order in which they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from tests.benchmarks import rows_backlog, rows_beside, rows_latency, rows_throughput
+from tests.benchmarks.course import Course, Finding
+
+
+class Measurable(Struct, frozen=True):
+    """One row that can be asked for by name."""
+
+    name: str
+    what: str
+    measure: Callable[[Course], Finding]
+    alone: bool = False  # it has servers of its own, and the shared ones would be in the way
+
+
+#: The idle system first, and empty tables; then what fills them; at last what has its own servers.
+ROWS = (
+    Measurable("idle", "one intent at a time", rows_latency.idle),
+    Measurable("connections", "8, 32, 128, 1,000 connections", rows_throughput.connections),
+    Measurable("single", "one intent per POST, sustained", rows_throughput.single),
+    Measurable("batch", "1, 10, 100, 500 intents per call", rows_throughput.batch),
+    Measurable("acceptance", "acceptance latency at half load", rows_latency.acceptance),
+    Measurable("wait", "intent to outcome at half load", rows_latency.wait),
+    Measurable("spread", "a hot pair against 1,000 SKUs", rows_throughput.spread),
+    Measurable("load", "latency from idle to beyond saturation", rows_latency.load),
+    Measurable("growth", "with all rows of this run", rows_throughput.growth),
+    Measurable("audit", "proof that all of it is sound", rows_throughput.audit),
+    Measurable(
+        "backlog", "drain rate of a large backlog against none", rows_backlog.backlog, alone=True
+    ),
+    Measurable("plain", "plain Celery", rows_beside.plain, alone=True),
+    Measurable("postgres", "PostgreSQL alone", rows_beside.postgres, alone=True),
+    Measurable("refused", "CPU of a refused intent", rows_beside.refused, alone=True),
+)
