@@ -55,7 +55,7 @@ class Course:
 
     @property
     def world(self) -> World:
-        """The system that most rows share: two workers as by default, empty tables at first."""
+        """The system that most rows share: one worker process, empty tables at first."""
         if self._world is None:
             self.say("starting Tidegate")
             self._world = self._open.enter_context(World())

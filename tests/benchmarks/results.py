@@ -16,7 +16,7 @@ _METHOD = """\
 How it is measured:
 
 - Everything runs on this one machine: the sender, PostgreSQL (fsync on, `synchronous_commit` on), \
-Valkey, the API and two worker processes. What the sender used is in the tables below.
+Valkey, the API and one worker process. What the sender used is in the tables below.
 - An order has two lines, a unit each of one hot pair of SKUs, and redeems a coupon of its own that \
 was issued to its user before; coupons are dealt in random order.
 - *Committed* is read off the tables: units that left the stock, in the commit that made the order. \

@@ -31,7 +31,7 @@ CAMPAIGN = Path(__file__).with_name("bench.toml")
 class World:
     """An embedded cluster with the benchmark's campaigns; a context manager."""
 
-    def __init__(self, *, workers: int = 2, settings: Settings | None = None) -> None:
+    def __init__(self, *, workers: int = 1, settings: Settings | None = None) -> None:
         """Keep the wishes; entering fulfils them."""
         self.cluster = Cluster(workers=workers, campaign=CAMPAIGN, settings=settings)
         self._users = 1  # the next that was never given a coupon
