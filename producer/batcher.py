@@ -93,10 +93,13 @@ class _Entry(Generic[T, A]):
         self.answered = False
 
     def answer(self, answer: A) -> None:
-        """Tell the answer, unless it was told already."""
+        """Tell the answer, unless it was told already. Whoever fails to hear it harms no other."""
         if not self.answered:
             self.answered = True
-            self.tell(answer)
+            try:
+                self.tell(answer)
+            except Exception:
+                _log.exception("answer not told")
 
 
 class Batcher(Generic[T, A]):

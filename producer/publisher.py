@@ -19,9 +19,8 @@ for `UNHEARD_S` counts as lost, later each time while none is heard, so that dea
 storm of hints when they come back. While announcements cannot be heard there is no window.
 
 And small hints are paced: when the last one says that `PACED_MIN` ids or more will come within
-`PACE_S`, the next one is sent that long after it. At half of what the machine can do, batches of
-five times the size cost workers and PostgreSQL half as much for each order, and outcomes come a few
-milliseconds later.
+`PACE_S`, the next one is sent that long after it: fewer and larger batches for outcomes that come a
+few milliseconds later.
 
 Past `WAITING_MAX` waiting ids the oldest are dropped: with so many open intents every claim comes
 out full, and workers go on without hints.

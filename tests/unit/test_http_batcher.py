@@ -166,6 +166,23 @@ def test_a_lane_rests_after_a_batch_as_long_as_it_is_told_and_in_proportion() ->
     run(scenario)
 
 
+def test_one_who_fails_to_hear_leaves_no_other_unanswered() -> None:
+    """Whatever a teller raises, its neighbours of the batch are told."""
+
+    async def scenario(work: Echo) -> None:
+        lane = batcher(work)
+
+        def fail(answer: str) -> None:
+            raise ValueError(answer)
+
+        lane.submit_and_tell(0, fail)
+        assert await lane.submit(1) == "1"
+        assert work.batches == [[0, 1]]
+        lane.close()
+
+    run(scenario)
+
+
 def test_many_are_answered_together_and_in_their_order() -> None:
     """One future for all of them; also where there is none."""
 
