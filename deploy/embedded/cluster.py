@@ -175,7 +175,9 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop."""
+        """Stop; at once when something went wrong or somebody pressed Ctrl-C."""
+        if error is not None:
+            self.hasten()
         self.stop()
 
     def _start_apps(self, folder: DataFolder, campaign: CampaignFile | None) -> None:

@@ -11,11 +11,12 @@ import asyncio
 import ssl
 from collections import deque
 from time import monotonic  # the loop's own clock is cached and counts whole milliseconds
-from typing import Protocol, cast
+from typing import Protocol
 
 from msgspec import Struct
 
-from deploy.load.wire import Reply, Target, WireError, read
+from deploy.load.line import Line
+from deploy.load.wire import Reply, Target
 
 # Connections being opened at once: a server's accept queue is short.
 _OPENING_MAX = 64
@@ -177,16 +178,14 @@ class Pool:
             self._idle.append(connection)
 
 
-class _Connection(asyncio.Protocol):
-    """One connection, one post at a time."""
+class _Connection(Line):
+    """A line of the pool's."""
 
-    __slots__ = ("_buffer", "_pool", "idle_since", "post", "transport", "written_at")
-
-    transport: asyncio.Transport
+    __slots__ = ("_pool", "idle_since", "post", "written_at")
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__()
         self._pool = pool
-        self._buffer = b""
         self.post: Post | None = None
         self.idle_since = 0.0
         self.written_at = 0.0
@@ -194,29 +193,16 @@ class _Connection(asyncio.Protocol):
     def carry(self, post: Post, now: float) -> None:
         self.post = post
         self.written_at = post.written_at = now
-        self.transport.write(post.payload)
+        self.write(post.payload)
+
+    def replied(self, reply: Reply) -> None:
+        post, self.post = self.post, None
+        assert post is not None, "a busy line carries a post"
+        self._pool.replied(self, post, reply)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        super().connection_made(transport)
         self._pool.opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self._buffer:
-            data = self._buffer + data
-        try:
-            reply = read(data)
-        except (WireError, ValueError):
-            self.transport.abort()
-            return
-        if reply is None:
-            self._buffer = data
-            return
-        self._buffer = b""
-        post, self.post = self.post, None
-        if post is None:  # an answer nobody asked for: the server is closing an idle connection
-            self.transport.abort()
-            return
-        self._pool.replied(self, post, reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.gone(self)

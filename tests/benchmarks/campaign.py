@@ -17,8 +17,7 @@ import gc
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -139,7 +138,7 @@ def _perform(
     if standing.sessions > 1:
         screen.say(f"going on after {standing.orders:,} of {wish.orders:,} orders")
     screen.say("starting PostgreSQL, Valkey, the API and the workers")
-    with _stopped_at_once(cluster), CampaignTables(cluster.dsn) as tables:
+    with cluster, CampaignTables(cluster.dsn) as tables:
         shown = _Shown(log, screen, tables, began)
         way = Way(cluster, tables, data, connections, shown)
         for number in range(len(standing.chunks), wish.chunks):
@@ -157,17 +156,6 @@ def _perform(
             machine = read_machine(cluster.dsn, cluster.valkey_url)
             campaign_report.write(records.CAMPAIGN, standing, machine)
             screen.say(f"written: {records.CAMPAIGN}")
-
-
-@contextmanager
-def _stopped_at_once(cluster: Cluster) -> Iterator[None]:
-    """Run a cluster; whatever ends it early need not wait for work that will be done again."""
-    with cluster:
-        try:
-            yield
-        except BaseException:
-            cluster.hasten()
-            raise
 
 
 def _end(

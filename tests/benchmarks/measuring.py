@@ -8,18 +8,18 @@ there were receipts.
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from uuid import UUID
 
 import psycopg
 import uvloop
 from msgspec import Struct, field
 
+from deploy.load.run import old_objects_left_alone
 from deploy.load.wire import Target
 from tests.benchmarks import processes
 from tests.benchmarks.processes import Roles
@@ -184,7 +184,7 @@ class Bench:
         sender = Sender(self.to, posts, connections, seconds=seconds, due=due)
         gauge = _Gauge(self.roles, tables, sender)
         try:
-            with _old_objects_left_alone(), closing(gauge):
+            with old_objects_left_alone(), closing(gauge):
                 uvloop.run(sender.run(gauge.begin, gauge.end))
             drain_s, drained = _drain(tables, gauge.before + sender.tally.accepted, drain_max_s)
             if strict:
@@ -284,14 +284,3 @@ def _check(sender: Sender, tables: Tables, since: UUID) -> None:
             f"{redemptions} redemptions"
         )
         raise MeasurementError(msg)
-
-
-@contextmanager
-def _old_objects_left_alone() -> Iterator[None]:
-    """Keep the collector from walking half a million coupons in the midst of sending."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -77,9 +77,7 @@ class Alone:
         trace: TracebackType | None,
     ) -> None:
         """Stop the server."""
-        if error is not None:
-            self._cluster.hasten()
-        self._cluster.stop()
+        self._cluster.__exit__(kind, error, trace)
 
     def measure(self, size: int, seconds: float) -> Speed:
         """Write batches of `size` orders for `seconds`, or until those recorded are written."""

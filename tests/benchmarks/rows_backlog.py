@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from config.settings import Admission, Settings, to_environ
+from tests.benchmarks.child import running
 from tests.benchmarks.course import Course, Finding
 from tests.benchmarks.measuring import Look, MeasurementError, Tables
 from tests.benchmarks.world import World
@@ -106,26 +105,7 @@ def drain_rate(looks: Sequence[Look], counted_from: int) -> float:
     return (last.committed - first.committed) / max(last.at_s - first.at_s, _LOOK_S)
 
 
-@contextmanager
-def _worker(world: World) -> Iterator[None]:
+def _worker(world: World) -> AbstractContextManager[int]:
     """Run one worker process beside the cluster."""
-    environ: Mapping[str, str] = {
-        **os.environ,
-        **to_environ(world.cluster.settings),
-        "PYTHONPATH": str(ROOT),
-    }
-    process = subprocess.Popen(
-        (sys.executable, "-m", "deploy.cli", "worker"),
-        env=dict(environ),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    environ = {**os.environ, **to_environ(world.cluster.settings), "PYTHONPATH": str(ROOT)}
+    return running(("deploy.cli", "worker"), environ)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from tempfile import TemporaryFile
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 
 from deploy.embedded.ports import free_port
 from deploy.load.wire import target
 from tests.benchmarks import postgres_alone
 from tests.benchmarks import refused as refusing
+from tests.benchmarks.child import running
 from tests.benchmarks.course import Course, Finding, figures_of
 from tests.benchmarks.measuring import Bench, Measured, MeasurementError
 from tests.benchmarks.world import World
@@ -76,7 +74,7 @@ def _start_plain(world: World, stack: ExitStack) -> Bench:
     }
     module = "tests.benchmarks.plain_celery"
     worker = stack.enter_context(
-        _running(
+        running(
             (
                 *("celery", "-A", f"{module}:app", "worker", "-c", str(PLAIN_CONCURRENCY)),
                 *("-Q", "plain", "-l", "ERROR"),
@@ -86,7 +84,7 @@ def _start_plain(world: World, stack: ExitStack) -> Bench:
         )
     )
     web = stack.enter_context(
-        _running(("uvicorn", f"{module}:intake", "--port", str(port), "--no-access-log"), environ)
+        running(("uvicorn", f"{module}:intake", "--port", str(port), "--no-access-log"), environ)
     )
     _wait_for(port)
 
@@ -99,28 +97,6 @@ def _start_plain(world: World, stack: ExitStack) -> Bench:
         return servers | {"celery": [worker], "intake": [web]}
 
     return Bench(target(f"http://127.0.0.1:{port}", "none"), cluster.dsn, roles)
-
-
-@contextmanager
-def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[int]:
-    """Run a Python module; when it does not come up, its output is in the error."""
-    with TemporaryFile() as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environ, stdout=output, stderr=output
-        )
-        try:
-            yield process.pid
-        except MeasurementError as error:
-            output.seek(0)
-            error.add_note(output.read().decode(errors="replace")[-2_000:])
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _wait_for(port: int) -> None:

@@ -19,9 +19,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from time import monotonic
-from typing import cast
 
-from deploy.load.wire import Reply, Target, WireError, read
+from deploy.load.line import Line
+from deploy.load.wire import Reply, Target
 
 _OPENING_AT_ONCE = 64  # a server's accept queue is short
 _TICK_S = 0.001  # of the open loop; its half is part of every latency told
@@ -241,46 +241,27 @@ def count(tally: Tally, reply: Reply) -> None:
         tally.refused["not_accepted"] += 1
 
 
-class _Line(asyncio.Protocol):
-    """One connection, one post at a time."""
+class _Line(Line):
+    """A line of the sender's."""
 
-    __slots__ = ("_buffer", "_busy", "_due", "_sender", "transport")
-
-    transport: asyncio.Transport
+    __slots__ = ("_due", "_sender")
 
     def __init__(self, sender: Sender) -> None:
+        super().__init__()
         self._sender = sender
-        self._buffer = b""
-        self._busy = False
         self._due = 0.0
 
     def carry(self, due: float, post: bytes) -> None:
-        self._busy = True
         self._due = due
-        self.transport.write(post)
+        self.write(post)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._sender.opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self._buffer:
-            data = self._buffer + data
-        try:
-            reply = read(data)
-        except (WireError, ValueError):
-            self.transport.abort()
-            return
-        if reply is None:
-            self._buffer = data
-            return
-        self._buffer = b""
-        if not self._busy:  # an answer nobody asked for: the server closes an idle connection
-            self.transport.abort()
-            return
-        self._busy = False
+    def replied(self, reply: Reply) -> None:
         self._sender.answered(self, self._due, reply)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._sender.opened(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        busy, self._busy = self._busy, False
+        busy, self.busy = self.busy, False
         self._sender.gone(self, busy)

@@ -50,10 +50,8 @@ class World:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the cluster, at once when something went wrong or somebody pressed Ctrl-C."""
-        if error is not None:
-            self.cluster.hasten()
-        self.cluster.stop()
+        """Stop the cluster."""
+        self.cluster.__exit__(kind, error, trace)
 
     @property
     def bench(self) -> Bench:
