@@ -27,7 +27,8 @@ answered. Rates leave out the first second.
 - Latency is measured in an open loop: send times are fixed before the start (a Poisson process), a \
 late answer delays no send, and latency counts from the *intended* send time. A closed loop would \
 stop asking just while the server stalls and leave those moments out of its percentiles \
-("coordinated omission"). The sender's tick of 1 ms is part of the figures.
+("coordinated omission"). The sender's tick of 1 ms is part of the figures; three seconds of the same \
+load go before, uncounted.
 - Plain Celery gets the same orders over HTTP: one task and one transaction per order, late \
 acknowledgement, prefork, the same checks and the same rows, written by the same functions in a \
 batch of one. Its figure is the best it did, while it accepted or while it only drained.

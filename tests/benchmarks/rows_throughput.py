@@ -39,7 +39,7 @@ def connections(course: Course) -> Finding:
 
 def single(course: Course) -> Finding:
     """The sustained row: one intent per POST over 1,000 connections."""
-    seconds = 3.0 if course.given.quick else course.given.seconds
+    seconds = _sustained_s(course)
     last = (
         course.figure("connections", f"accepted_per_s_{MANY}")
         or course.closed(MANY, course.given.at_most(4)).rates.accepted_per_s
@@ -55,7 +55,8 @@ def batch(course: Course) -> Finding:
         # By then it is known how many it takes; no more coupons are issued than that.
         fastest = max((one.rates.accepted_per_s for one in measured.values()), default=0.0)
         expected = fastest * HEADROOM if size == PER_CALL else _ASSUMED_BATCH_PER_S
-        measured[size] = _per_call(course, size, 10 if size == PER_CALL else 3, expected)
+        seconds = _sustained_s(course) if size == PER_CALL else 3
+        measured[size] = _per_call(course, size, seconds, expected)
     points = [
         {
             "per_call": size,
@@ -72,12 +73,16 @@ def batch(course: Course) -> Finding:
     )
 
 
+def _sustained_s(course: Course) -> float:
+    return 3.0 if course.given.quick else course.given.seconds
+
+
 def _per_call(course: Course, size: int, seconds: float, expected_per_s: float) -> Measured:
     # The same number of intents under way, whatever the size of a call.
     under_way = BATCH_CONNECTIONS * PER_CALL
     return course.closed(
         min(MANY, max(1, under_way // size)),
-        course.given.at_most(seconds),
+        seconds if size == PER_CALL else course.given.at_most(seconds),
         expected_per_s=ASSUMED_PER_S if size == 1 else expected_per_s,
         per_call=size,
     )
