@@ -46,6 +46,9 @@ format: $(VENV)/synced ## Format the code and mend what can be mended
 bench: $(VENV)/synced ## Measure every goal of speed but the 10-million run, beside plain Celery
 	@$(RUN)/python -m tests.benchmarks $(ARGS)
 
+bench-overload: $(VENV)/synced ## Offer up to 20 times the capacity, beside plain Celery without admission
+	@$(RUN)/python -m tests.benchmarks --rows overload,plain_overload $(ARGS)
+
 bench-profile: $(VENV)/synced ## Say where the CPU microseconds of one order go
 	@$(RUN)/python -m tests.benchmarks.stages $(ARGS)
 

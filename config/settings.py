@@ -23,13 +23,16 @@ __all__ = [
     "Admission",
     "Api",
     "Broker",
+    "Governor",
     "Log",
     "Postgres",
     "Redispatcher",
+    "Relay",
     "Secrets",
     "Settings",
     "SettingsError",
     "Valkey",
+    "Webhooks",
     "Worker",
     "load",
     "redact_url",
@@ -140,6 +143,54 @@ class Redispatcher(Struct, frozen=True, forbid_unknown_fields=True):
     metrics_port: Port = 0  # 0: serves no metrics
 
 
+class Governor(Struct, frozen=True, forbid_unknown_fields=True):
+    """The loop that measures the load, and tells every gate how much to let in."""
+
+    # How often it measures and speaks. Below two batches' time it would measure the space between.
+    interval_ms: Annotated[int, Meta(ge=20, le=10_000)] = 250
+    # Its word holds this long unless said again; another governor takes over after it. Longer than
+    # a pause of a machine, shorter than the patience of a buyer.
+    lease_ms: Annotated[int, Meta(ge=500, le=60_000)] = 3_000
+    # What a buyer in a chat waits without asking what is wrong: the queue is kept this short.
+    target_wait_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1_500
+    # The longest predicted wait that is let in while nothing is shed: room for a burst of seconds.
+    wait_max_ms: Milliseconds = 6_000
+    # A dependency that has not answered within this counts as away in this look at it.
+    probe_timeout_ms: Annotated[int, Meta(ge=50, le=10_000)] = 1_000
+    # Balances are told to the gate this often; it forgets them after 3 s.
+    balances_interval_ms: Annotated[int, Meta(ge=50, le=2_000)] = 500
+    # Told are stocks of up to so many units, and budgets of up to so many coupons: before that
+    # nothing runs out within the seconds that the gate could err.
+    scarce_units_max: Annotated[int, Meta(ge=0, le=100_000_000)] = 100_000
+    metrics_port: Port = 0  # 0: serves no metrics
+
+
+class Webhooks(Struct, frozen=True, forbid_unknown_fields=True):
+    """What gateways are told without asking."""
+
+    # Plain HTTP, any port, addresses of this machine and its networks: for development. Whoever may
+    # register an endpoint could otherwise make us call what only we can reach.
+    allow_private: bool = False
+    # CloudEvents' `source`: which deployment it is that speaks.
+    source: Annotated[str, Meta(min_length=1, max_length=256)] = "/tidegate"
+    # Delivered events are kept so long, to be delivered again when asked for.
+    keep_days: Annotated[int, Meta(ge=1, le=90)] = 7
+    # What was given up is kept longer: somebody has yet to look at it.
+    keep_dead_days: Annotated[int, Meta(ge=1, le=365)] = 30
+
+
+class Relay(Struct, frozen=True, forbid_unknown_fields=True):
+    """One process that delivers the outbox."""
+
+    # A new event waits so long at most while nothing else happens.
+    interval_ms: Milliseconds = 200
+    # Posts to one endpoint at once: what it has to bear, and what it can hold up.
+    endpoint_posts_max: Annotated[int, Meta(ge=1, le=256)] = 8
+    # Posts to all endpoints at once; each is a connection.
+    posts_max: Annotated[int, Meta(ge=1, le=10_000)] = 512
+    metrics_port: Port = 0  # 0: serves no metrics
+
+
 class Secrets(Struct, frozen=True, forbid_unknown_fields=True):
     """Keys for coupon codes and appointments; all others are derived from `master`."""
 
@@ -165,6 +216,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     admission: Admission = Admission()
     worker: Worker = Worker()
     redispatcher: Redispatcher = Redispatcher()
+    governor: Governor = Governor()
+    webhooks: Webhooks = Webhooks()
+    relay: Relay = Relay()
     secrets: Secrets = Secrets()
     log: Log = Log()
     failpoints: str = ""  # see config.failpoints; for chaos tests
@@ -289,5 +343,27 @@ def _contradictions(settings: Settings) -> list[str]:
                 "TIDEGATE_FAILPOINTS"
             ),
         ),
+        *_of_governor(settings.governor),
     ]
     return [fault for fine, fault in checks if not fine]
+
+
+def _of_governor(governor: Governor) -> list[tuple[bool, str]]:
+    return [
+        (
+            governor.lease_ms >= 4 * governor.interval_ms,
+            (
+                f"governor.lease_ms: {governor.lease_ms} is less than four of "
+                f"governor.interval_ms ({governor.interval_ms}), so a leader could lose it between "
+                "two looks; raise it"
+            ),
+        ),
+        (
+            governor.wait_max_ms >= 2 * governor.target_wait_ms,
+            (
+                f"governor.wait_max_ms: {governor.wait_max_ms} is less than twice "
+                f"governor.target_wait_ms ({governor.target_wait_ms}), which is let in even while "
+                "orders are shed; raise it"
+            ),
+        ),
+    ]

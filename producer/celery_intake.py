@@ -25,11 +25,9 @@ from msgspec import Meta
 
 from config.settings import Settings
 from producer.answers import Answer, Posted
-from producer.intake import Intake
-from producer.limits import LimitBook
 from producer.publisher import Publisher
+from producer.wiring import open_intake, open_levels, open_limits
 from workers.contract.couponcode import CouponCodes
-from workers.contract.gate import open_gate
 from workers.contract.hints import hint_sender
 from workers.contract.ids import uuid7_many
 from workers.contract.names import SUBMIT_INTENT_TASK
@@ -135,20 +133,22 @@ class _Desk:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._settings = settings
         open_connection = opener(settings.postgres, PRODUCER, "celery-intake")
-        self._limits = LimitBook(open_connection)
+        self._limits = open_limits(settings, "celery-limits")
         self._publisher = Publisher(
             hint_sender(app, settings.broker.publish_timeout_ms / 1000),
             batch_max=settings.worker.batch_max,
         )
-        self._intake = Intake(
-            open_connection,
-            open_gate(settings),
-            self._limits.current,
+        levels = open_levels(settings, self._limits)
+        self._intake = open_intake(
+            settings,
+            "celery-intake",
+            self._limits,
+            levels,
             self._publisher.offer,
             CouponCodes(settings.secrets.master, settings.secrets.old_masters),
             accept_timeout_ms=settings.api.accept_timeout_ms,
-            dispatch_after_ms=settings.redispatcher.dispatch_after_ms,
         )
+        levels.start()
         self._open = open_connection
         self._limits.start()
         self._publisher.start()

@@ -1,7 +1,8 @@
 """The intake: a batch of posted intents in, one answer each out.
 
-    gate.admit  ──▶  journal.append  ──▶  answers        then, off the reply path: publish
+    admitting.ask  ──▶  journal.append  ──▶  answers     then, off the reply path: publish
         └─ refused, or the key was known ──▶ look the keys up ──▶ replays
+                                                 └─ unknown, and load refused it ──▶ admitting.book
 
 Invariants:
 - `Accepted` is said only after the journal's commit; what follows cannot take it back.
@@ -24,9 +25,18 @@ import structlog
 from msgspec import Struct
 
 from config import failpoints
-from producer.answers import Accepted, Answer, Conflict, Limited, Posted, Replayed, Unanswered
-from producer.limits import Limits
-from workers.contract.admission import Candidate, Verdict
+from producer.admitting import Admitting, Asked
+from producer.answers import (
+    Accepted,
+    Answer,
+    Conflict,
+    IssuancePaused,
+    Limited,
+    NotAccepted,
+    Posted,
+    Replayed,
+    Unanswered,
+)
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate, GateUnreachable
 from workers.contract.resource import IntentResource
@@ -41,6 +51,8 @@ _log = structlog.get_logger()
 _NO_GATE = Unanswered("no", "valkey")
 _NO_JOURNAL = Unanswered("no", "postgres")
 _UNHEARD = Unanswered("unknown", "postgres")
+# What leaves an intent without a place here: the window it may have shown is its holder's again.
+_REFUSALS = (Limited, NotAccepted, IssuancePaused, Conflict)
 
 RETRY_PAUSE_S = 0.05  # between attempts to reach a journal that may be restarting
 
@@ -51,6 +63,7 @@ class _Pending(Struct):
     posted: Posted
     digest: UUID  # of its key
     answer: Answer | None = None
+    asked: Asked | None = None  # what the gate was asked, where it was
 
 
 class Intake:
@@ -63,7 +76,7 @@ class Intake:
         self,
         open_connection: Callable[[], Connection],
         gate: Gate,
-        limits: Callable[[], Limits],
+        admitting: Admitting,
         publish: Callable[[Sequence[UUID]], None],
         codes: CouponCodes,
         *,
@@ -72,7 +85,7 @@ class Intake:
     ) -> None:
         self._open = open_connection
         self._gate = gate
-        self._limits = limits
+        self._admitting = admitting
         self._publish = publish
         self._codes = codes
         self._accept_timeout_s = accept_timeout_ms / 1000
@@ -87,6 +100,7 @@ class Intake:
         self._append(admitted, deadline)
         self._look_up([one for one in pending if not isinstance(one.answer, Accepted)], deadline)
         self._release([one.posted.intent_id for one in admitted if not _stands(one)])
+        self._book(pending)
         accepted = [one.posted.intent_id for one in admitted if isinstance(one.answer, Accepted)]
         if accepted:
             self._publish(accepted)
@@ -134,20 +148,29 @@ class Intake:
     def _admit(self, pending: list[_Pending]) -> list[_Pending]:
         """Ask the gate for the first of each key; return the admitted."""
         firsts = list({one.digest: one for one in reversed(pending)}.values())[::-1]
-        limits = self._limits()
+        for one in firsts:
+            one.asked = Asked(one.posted, one.digest)
         try:
-            verdicts = self._gate.admit(
-                [_candidate(one.posted) for one in firsts], limits.campaigns, limits.gateways
-            )
+            answers = self._admitting.ask([one.asked for one in firsts if one.asked is not None])
         except GateUnreachable as error:
             _log.warning("gate unreachable", error=str(error), intents=len(firsts))
             for one in firsts:
                 one.answer = _NO_GATE
             return []
-        for one, verdict in zip(firsts, verdicts, strict=True):
-            if not verdict.admitted:
-                one.answer = _limited(verdict)
+        for one, answer in zip(firsts, answers, strict=True):
+            one.answer = answer
         return [one for one in firsts if one.answer is None]
+
+    def _book(self, pending: list[_Pending]) -> None:
+        """Give those whom the journal does not know, and load refused, a place in time."""
+        refused = [one for one in pending if isinstance(one.answer, _REFUSALS)]
+        if not refused:
+            return
+        booked = self._admitting.book(
+            [(one.asked, one.answer) for one in refused if one.asked and one.answer]
+        )
+        for one, answer in zip((one for one in refused if one.asked), booked, strict=True):
+            one.answer = answer
 
     def _append(self, admitted: list[_Pending], deadline: float, *, unheard: bool = False) -> None:
         """Journal the admitted; answer whom this call has accepted, or all when it gives up.
@@ -248,28 +271,11 @@ def _digest(posted: Posted) -> UUID:
     )
 
 
-def _candidate(posted: Posted) -> Candidate:
-    intent = posted.intent
-    lines = intent.lines if isinstance(intent, OrderIntent) else ()
-    return Candidate(
-        intent_id=posted.intent_id,
-        gateway_id=posted.gateway_id,
-        user_id=intent.user_id,
-        campaign_id=intent.campaign_id,
-        conversation_id=intent.conversation_id,
-        skus=tuple([line.sku for line in lines]),
-    )
-
-
 def _accept(admitted: list[_Pending], times: dict[UUID, datetime]) -> None:
     for one in admitted:
         at = times.get(one.posted.intent_id)
         if at is not None:
             one.answer = Accepted(one.posted.intent_id, at)
-
-
-def _limited(verdict: Verdict) -> Limited:
-    return Limited(verdict.limit or "in_flight", verdict.retry_after_ms)
 
 
 def _stands(one: _Pending) -> bool:

@@ -1,56 +1,89 @@
-"""The rate limits in force: read from the campaigns and gateways, kept fresh, usable when stale."""
+"""The rules in force: limits, pauses and windows, kept fresh, usable when stale.
+
+What operators set is true in PostgreSQL. Each process that admits reads it twice a second, so that a
+lever holds at every gate within a second of its commit, and after any restart.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final, NamedTuple
 
 import msgspec
 import psycopg
 import structlog
 from msgspec import Struct, field
+from msgspec.structs import replace
 
-from workers.contract.admission import CampaignLimits, RateLimit
-from workers.store.limits import read_limits
+from workers.contract.admission import RATE_MAX, CampaignLimits, Limits, RateLimit
+from workers.domain.overload import Policy
+from workers.store.limits import Goods, LevelRow, MerchantRow, Rows, read_goods, read_rows
 from workers.store.pool import Connection
+
+__all__ = ["REFRESH_INTERVAL_S", "LimitBook", "Limits", "Rules", "Term", "parse", "rules_of"]
 
 _log = structlog.get_logger()
 
-REFRESH_INTERVAL_S = 1.0  # an operator's change of a limit holds everywhere within about this
+REFRESH_INTERVAL_S: Final = 0.5  # twice a second: a lever holds everywhere within one
+# Items may be ten thousands, and change hands rarely. What is not known yet, the worker judges.
+GOODS_INTERVAL_S: Final = 5.0
+MERCHANT_BURST_S: Final = 10  # a kitchen takes so much of its minute at once
 
 
-class Limits(Struct, frozen=True):
-    """Limits by campaign and by gateway; who is not named has none."""
+class Term(NamedTuple):
+    """When a campaign is open: from `starts_at` until before `ends_at`."""
 
-    campaigns: Mapping[str, CampaignLimits] = field(default_factory=dict)
-    gateways: Mapping[str, RateLimit] = field(default_factory=dict)
+    starts_at: datetime
+    ends_at: datetime
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """Everything that a batch is admitted by.
+
+    `items_merchant` says whose each (campaign, sku) is; `coupon_values` what a coupon of a campaign
+    holds in its budget at most, in minor units. `issuance_pauses` are the campaigns whose issuance
+    an operator has paused, with the time when it resumes by itself (None: when it is lifted).
+    `gateways` are the live ones. `windows` are of all campaigns: who is not there does not exist, as
+    far as is known here.
+    """
+
+    limits: Limits = Limits()
+    items_merchant: Goods = field(default_factory=dict)
+    coupon_values: Mapping[str, int] = field(default_factory=dict)
+    issuance_pauses: Mapping[str, datetime | None] = field(default_factory=dict)
+    windows: Mapping[str, Term] = field(default_factory=dict)
+    gateways: tuple[str, ...] = ()
 
 
 class LimitBook:
-    """Hands out the latest limits; reads them again in the background of whoever asks.
+    """Hands out the latest rules; reads them again in the background of whoever asks.
 
-    While PostgreSQL is away the last known limits stay in force: limits that vanish with a database
-    would open the gate in its worst hour.
+    While PostgreSQL is away the last known rules stay in force: limits and pauses that vanish with
+    a database would open the gate in its worst hour.
     """
 
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._open = open_connection
-        self._limits = Limits()
+        self._rules = Rules()
+        self._goods = _Goods()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="limits", daemon=True)
         self.loaded = threading.Event()
 
     def start(self) -> None:
-        """Begin to keep the limits fresh."""
+        """Begin to keep the rules fresh."""
         self._thread.start()
 
     def close(self) -> None:
         """Stop refreshing."""
         self._stop.set()
 
-    def current(self) -> Limits:
-        """Return the latest limits that could be read."""
-        return self._limits
+    def current(self) -> Rules:
+        """Return the latest rules that could be read: the same object for as long as none changes."""
+        return self._rules
 
     def _refresh(self) -> None:
         connection: Connection | None = None
@@ -58,21 +91,79 @@ class LimitBook:
             try:
                 if connection is None or connection.closed:
                     connection = self._open()
-                self._limits = parse(*read_limits(connection))
+                self._read(connection)
                 self.loaded.set()
             except psycopg.Error as error:
                 _log.warning("limits not refreshed", error=type(error).__name__)
                 if connection is not None:
                     connection.close()
+            except Exception:  # a book that is never read again would keep today's rules for ever
+                _log.exception("limits not understood; the last known ones hold")
             self._stop.wait(REFRESH_INTERVAL_S)
         if connection is not None:
             connection.close()
+
+    def _read(self, connection: Connection) -> None:
+        rows = read_rows(connection)
+        rules = rules_of(rows, self._goods.current(connection, rows))
+        if rules != self._rules:
+            self._rules = rules
+
+
+class _Goods:
+    """Whose each item is: read again when a campaign was applied, and now and then."""
+
+    def __init__(self) -> None:
+        self._goods: Goods = {}
+        self._read_at: float | None = None
+        self._applied: Mapping[str, datetime] = {}
+
+    def current(self, connection: Connection, rows: Rows) -> Goods:
+        applied = {name: row.applied_at for name, row in rows.campaigns.items()}
+        now = time.monotonic()
+        if (
+            self._read_at is None
+            or applied != self._applied
+            or now - self._read_at >= GOODS_INTERVAL_S
+        ):
+            self._goods = read_goods(connection)
+            self._read_at, self._applied = now, applied
+        return self._goods
+
+
+def rules_of(rows: Rows, goods: Goods) -> Rules:
+    """Shape what the database holds."""
+    limits = parse({name: row.rate_limits for name, row in rows.campaigns.items()}, rows.gateways)
+    return Rules(
+        limits=replace(
+            limits,
+            merchants={
+                name: _merchant_limit(row)
+                for name, row in rows.merchants.items()
+                if row.paused or row.orders_per_minute_max is not None
+            },
+            ordered=None if rows.ordered is None else _ordered(rows.ordered),
+        ),
+        items_merchant=goods,
+        coupon_values={
+            name: row.coupon_value
+            for name, row in rows.campaigns.items()
+            if row.coupon_value is not None
+        },
+        issuance_pauses={
+            name: row.issuance_resume_at
+            for name, row in rows.campaigns.items()
+            if row.issuance_paused
+        },
+        windows={name: Term(row.starts_at, row.ends_at) for name, row in rows.campaigns.items()},
+        gateways=tuple(rows.gateways),
+    )
 
 
 def parse(
     campaigns: Mapping[str, bytes], gateways: Mapping[str, tuple[float, int] | None]
 ) -> Limits:
-    """Shape what the database holds: campaigns' limits are JSON by layer, gateways' rate and burst.
+    """Shape limits: campaigns' are JSON by layer, gateways' rate and burst.
 
     A gateway without limits of its own has those its campaign files state for gateways, the
     tightest first; those are kept by campaign file under `gateway`.
@@ -94,3 +185,25 @@ def parse(
         if own or tightest
     }
     return Limits(by_campaign, {k: v for k, v in by_gateway.items() if v is not None})
+
+
+def _merchant_limit(row: MerchantRow) -> RateLimit | None:
+    """Return what a merchant's kitchens take; None: it is paused, and takes nothing."""
+    if row.paused or row.orders_per_minute_max is None:
+        return None
+    per_minute = row.orders_per_minute_max
+    rate = min(per_minute / 60, RATE_MAX)  # beyond what a gate can tell apart there is no limit
+    return RateLimit(rate, max(1, per_minute * MERCHANT_BURST_S // 60))
+
+
+def _ordered(row: LevelRow) -> Policy:
+    return Policy(
+        level=row.level,
+        reason="operator",
+        since_ms=_unix_ms(row.ordered_at),
+        until_ms=None if row.until is None else _unix_ms(row.until),
+    )
+
+
+def _unix_ms(at: datetime) -> int:
+    return round(at.timestamp() * 1_000)

@@ -8,15 +8,20 @@ not as the fast one of the last minute.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from typing import Final
+
+from workers.domain.overload import Level
 
 FALLBACK_MS: Final = 500  # before anything was measured: a batch of workers that are idle
 _WEIGHT: Final = 0.2  # of a new sample: about the last ten announcements count
 _POLL_MS_MIN: Final = 100
 _POLL_MS_MAX: Final = 5_000
 
+# Polls are what can wait longest: they slow down as the system closes.
+_SLOWER: Final = {Level.NORMAL: 1, Level.THROTTLED: 2, Level.SHEDDING: 4, Level.CLOSED: 6}
 
 REST_FROM_MS: Final = 200  # outcomes that take longer wait for workers, not for their batch
 REST_S_MAX: Final = 0.1  # enough to halve what an intake takes; with dead workers it costs no more
@@ -31,6 +36,15 @@ def rest_s(wait_ms: int) -> float:
     receipts come a moment later, which slows a caller who waits for them.
     """
     return min(max(0, wait_ms - REST_FROM_MS) / 10_000, REST_S_MAX)
+
+
+def poll_ms(wait_ms: int, level: Level) -> int:
+    """Return when to ask first for an outcome that takes `wait_ms`, with jitter upwards.
+
+    Those who were accepted in one batch would ask in one moment; a quarter more takes them apart.
+    """
+    least_ms = min(max(wait_ms, _POLL_MS_MIN), _POLL_MS_MAX) * _SLOWER[level]
+    return int(least_ms * (1 + random.random() / 4))
 
 
 class Sojourn:
@@ -66,8 +80,3 @@ class Sojourn:
         since = self._unheard_since
         silent_ms = 0.0 if since is None else (time.monotonic() - since) * 1_000
         return int(max(mean, silent_ms))
-
-    @staticmethod
-    def poll_ms(wait_ms: int) -> int:
-        """Return when to ask first for an outcome that takes `wait_ms`."""
-        return min(max(wait_ms, _POLL_MS_MIN), _POLL_MS_MAX)

@@ -18,14 +18,18 @@ from uuid import UUID
 
 import psycopg
 
+from producer.admitting import Admitting
 from producer.answers import Accepted, Answer, Posted
 from producer.intake import Intake
-from producer.limits import Limits
+from producer.limits import Limits, Rules
+from workers.contract.calendar import Calendar
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate, open_client
 from workers.contract.ids import uuid7, uuid7_many
 from workers.contract.resource import IntentResource
+from workers.contract.ticket import Tickets
 from workers.domain.intent import IssuanceIntent, Line, OrderIntent
+from workers.domain.overload import Level
 from workers.service.process_batch import BatchReport, Processor
 from workers.store import lifecycle
 from workers.store.pool import OWNER, PRODUCER, WORKER, Bounds, Connection, connect
@@ -165,6 +169,21 @@ def open_gate(valkey_url: str, in_flight_max: int = 1_000_000) -> Gate:
     return gate
 
 
+def admitting(gate: Gate, codes: CouponCodes, limits: Limits | None = None) -> Admitting:
+    """Return what asks this gate under fixed limits, at level normal; nobody is booked."""
+    unreached = open_client("redis://127.0.0.1:1/0", timeout_ms=100)
+    rules = Rules(limits=limits or Limits())
+    return Admitting(
+        gate,
+        Calendar(unreached, "unreached"),
+        Tickets(MASTER),
+        codes,
+        lambda: rules,
+        lambda: Level.NORMAL,
+        lambda: None,
+    )
+
+
 class Shop:
     """Posts intents through the real intake and decides them with the real processor.
 
@@ -181,14 +200,16 @@ class Shop:
         self.intake = Intake(
             lambda: connect(dsn, PRODUCER, Bounds(), name="test-api"),
             gate,
-            Limits,
+            admitting(gate, self.codes),
             self.published.extend,
             self.codes,
             accept_timeout_ms=5_000,
             dispatch_after_ms=5_000,
         )
         self.session = BatchSession(lambda: connect(dsn, WORKER, Bounds(), name="test-worker"), "w")
-        self.processor = Processor(self.session, self.told.extend, batch_max=batch_max, **processor)
+        self.processor = Processor(
+            self.session, lambda told, _: self.told.extend(told), batch_max=batch_max, **processor
+        )
 
     def order(self, user_id: str = "u-1", **fields: Any) -> Posted:
         """Return the wish of a user for one tea and one bun; every field may be given."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from config.settings import require_secrets
+from deploy.cli import levers
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
 
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
     from deploy.campaigns import ApplyReport
     from deploy.campaigns.looking import CampaignView
     from workers.store.campaigns import CampaignSummary, OfferedItem
+    from workers.store.levers import Extension
+    from workers.store.pool import Connection
 
 _ACTIONS_SHOWN = 10
 
 
 @click.group()
 def campaign() -> None:
-    """Apply campaign files, look at campaigns, issue their coupons ahead."""
+    """Apply campaign files, look at campaigns; issue, pause and extend their coupons."""
 
 
 @campaign.command()
@@ -150,6 +154,118 @@ def _item(item: OfferedItem) -> str:
         f"{item.reserved:,} reserved, {item.sold:,} sold of {item.initial:,}; "
         f"{item.merchant_id}{paused}"
     )
+
+
+@campaign.command("pause-issuance")
+@click.argument("campaign_id", metavar="ID")
+@levers.needed_reason_option
+@levers.until_option
+@levers.for_option
+@levers.dry_run_option
+@data_option
+@json_option
+def pause_issuance(
+    *,
+    campaign_id: str,
+    reason: str,
+    until: datetime | None,
+    lasting: timedelta | None,
+    dry_run: bool,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Give out no more coupons of campaign ID, until a time or until they are resumed.
+
+    Coupons that are out stay good, and wishes that were accepted are still served. A time without an
+    offset is in the campaign's time zone. Pausing again sets a new end and reason.
+    """
+    from workers.store import levers as store
+
+    with levers.pulling(data) as connection:
+        end = levers.until(until, lasting, _zone(connection, campaign_id))
+        done = store.pause_issuance(
+            connection, campaign_id, end, levers.pull(reason, dry_run=dry_run)
+        )
+    show(done, levers.told_pause(done, "issuance"), as_json=as_json)
+
+
+@campaign.command("resume-issuance")
+@click.argument("campaign_id", metavar="ID")
+@levers.reason_option
+@levers.dry_run_option
+@data_option
+@json_option
+def resume_issuance(
+    *, campaign_id: str, reason: str | None, dry_run: bool, data: Path | None, as_json: bool
+) -> None:
+    """Give out coupons of campaign ID again; load may still pause them everywhere."""
+    from workers.store import levers as store
+
+    with levers.pulling(data) as connection:
+        done = store.resume_issuance(connection, campaign_id, levers.pull(reason, dry_run=dry_run))
+    show(done, levers.told_pause(done, "issuance"), as_json=as_json)
+
+
+@campaign.command()
+@click.argument("campaign_id", metavar="ID")
+@click.option(
+    "--valid-until", type=levers.Moment(), required=True, help="Until when its coupons are good."
+)
+@levers.reason_option
+@levers.dry_run_option
+@data_option
+@json_option
+def extend(
+    *,
+    campaign_id: str,
+    valid_until: datetime,
+    reason: str | None,
+    dry_run: bool,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Let the coupons of campaign ID be redeemed for longer, and the campaign go on as long.
+
+    A time without an offset is in the campaign's time zone. Coupons are never good for shorter, and
+    those that have expired stay expired. Write the new time into the campaign file as well: the next
+    `campaign apply` puts in force what stands there.
+    """
+    from workers.store import levers as store
+
+    with levers.pulling(data) as connection:
+        at = levers.instant(valid_until, _zone(connection, campaign_id), "--valid-until")
+        done = store.extend(connection, campaign_id, at, levers.pull(reason, dry_run=dry_run))
+    show(done, _extended(done), as_json=as_json)
+
+
+def _zone(connection: Connection, campaign_id: str) -> str:
+    """Return the time zone of a campaign."""
+    from workers.store import campaigns
+
+    found = campaigns.read_terms(connection, campaign_id)
+    if found is None:
+        raise click.ClickException(f"there is no campaign {campaign_id}; see `campaign list`")
+    return found[1]
+
+
+def _extended(done: Extension) -> str:
+    if not done.changed:
+        good = levers.told_time(done.valid_until)
+        return f"{done.campaign_id}: coupons are good until {good}; nothing to change"
+    would = "would be good" if done.dry_run else "are good"
+    effective = "nothing was done" if done.dry_run else levers.EFFECTIVE
+    lines = [
+        f"{done.campaign_id}: coupons {would} until {levers.told_time(done.valid_until)}; {effective}",
+        f"  before: until {levers.told_time(done.valid_until_before)}",
+    ]
+    if done.ends_at != done.ends_at_before:
+        lines.append(
+            f"  the campaign ends {levers.told_time(done.ends_at)} with them, instead of "
+            f"{levers.told_time(done.ends_at_before)}: coupons are given out until then, too"
+        )
+    if done.expired:
+        lines.append(f"  {done.expired:,} coupons have expired already, and stay so")
+    return "\n".join([*lines, *levers.touched_lines(done.touched)])
 
 
 @campaign.command()

@@ -51,6 +51,7 @@ _PLAIN = {
     "workers.store.gateways.GatewayError": NOT_FINE,
     "workers.store.issuing.IssuingError": NOT_FINE,
     "workers.store.migrate.MigrationError": NOT_FINE,
+    "workers.store.webhooks.WebhookError": NOT_FINE,
 }
 
 

@@ -1,4 +1,4 @@
-"""`tidegate api`, `worker`, `redispatcher`: one process each, as production runs them."""
+"""`tidegate api`, `worker`, `governor`, `redispatcher`: one process each, as production runs them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,19 @@ def worker(concurrency: int | None) -> int:
 
 
 @click.command()
+def governor() -> int:
+    """Measure the load and tell every gate how much to let in, until SIGTERM.
+
+    Run two: one leads, the other takes over within `governor.lease_ms` of its death. Without any,
+    the limits alone hold.
+    """
+    settings = _prepare("governor", {})
+    from workers.runtime.governor import run
+
+    return run(settings)
+
+
+@click.command()
 def redispatcher() -> int:
     """Hint again at intents left behind, expire orders and reconcile the gate, until SIGTERM.
 
@@ -47,6 +60,18 @@ def redispatcher() -> int:
     """
     settings = _prepare("redispatcher", {})
     from workers.runtime.redispatcher import run
+
+    return run(settings)
+
+
+@click.command()
+def relay() -> int:
+    """Deliver events to the gateways' endpoints until SIGTERM; then finish what is being posted.
+
+    Any number may run: an event is leased by one of them at a time.
+    """
+    settings = _prepare("relay", {})
+    from workers.runtime.relay import run
 
     return run(settings)
 

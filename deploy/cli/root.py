@@ -25,13 +25,27 @@ COMMANDS = {
     "load": ("deploy.cli.load:load", "Send a profile's load, and check that its answers add up."),
     "api": ("deploy.cli.processes:api", "Serve the HTTP API."),
     "worker": ("deploy.cli.processes:worker", "Decide intents, batch by batch."),
+    "governor": (
+        "deploy.cli.processes:governor",
+        "Measure the load; tell every gate how much to let in.",
+    ),
     "redispatcher": (
         "deploy.cli.processes:redispatcher",
         "Hint again at what was left behind; expire orders.",
     ),
+    "relay": ("deploy.cli.processes:relay", "Deliver events to the gateways' endpoints."),
     "migrate": ("deploy.cli.migrate:migrate", "Bring the database to this version's schema."),
-    "campaign": ("deploy.cli.campaign:campaign", "Apply and show campaigns, issue coupons."),
+    "campaign": (
+        "deploy.cli.campaign:campaign",
+        "Apply and show campaigns, issue, pause and extend their coupons.",
+    ),
+    "merchant": ("deploy.cli.merchant:merchant", "Pause and resume merchants."),
+    "level": (
+        "deploy.cli.level:level",
+        "Show the overload level; order another, or lift the order.",
+    ),
     "gateway": ("deploy.cli.gateway:gateway", "Make gateways, their keys and quotas."),
+    "webhook": ("deploy.cli.webhook:webhook", "Register endpoints, test them, deliver again."),
     "doctor": ("deploy.cli.doctor:doctor", "Check every dependency and setting."),
     "audit": ("deploy.cli.audit:audit", "Prove the promises from the tables alone."),
     "intent": ("deploy.cli.intent:intent", "Tell the whole story of one intent."),

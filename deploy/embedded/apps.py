@@ -21,6 +21,7 @@ _ROOT = Path(deploy.__file__).resolve().parents[1]
 _CLOSING_S = 15.0
 _WORKER_STOP_S = 30.0  # a warm shutdown finishes the batch in hand
 _LOOP_STOP_S = 10.0
+_RELAY_STOP_S = 15.0  # posts under way end within their deadline
 _LOOK_TIMEOUT_S = 1.0
 # Under which role the forks of a process are listed.
 _FORKS = {"api": "api-child", "worker": "worker-child"}
@@ -41,7 +42,7 @@ def describe(
     extra: Mapping[str, str],
     folder: Path,
 ) -> Apps:
-    """Lay out the API, the redispatcher and `workers` worker processes.
+    """Lay out the API, the redispatcher, the governor, the relay and `workers` worker processes.
 
     `environ` is every child's; `extra` holds settings (`TIDEGATE_…`) that win over `settings`.
     """
@@ -74,11 +75,15 @@ def describe(
         _LOOP_STOP_S,
         "TIDEGATE_REDISPATCHER__METRICS_PORT",
     )
+    governor = measured(
+        "governor", "governor", "governor", _LOOP_STOP_S, "TIDEGATE_GOVERNOR__METRICS_PORT"
+    )
+    relay = measured("relay", "relay", "relay", _RELAY_STOP_S, "TIDEGATE_RELAY__METRICS_PORT")
     pool = [
         measured(f"worker-{i}", "worker", "worker", _WORKER_STOP_S, "TIDEGATE_WORKER__METRICS_PORT")
         for i in range(1, workers + 1)
     ]
-    return Apps([api, redispatcher, *pool], metrics)
+    return Apps([api, redispatcher, governor, relay, *pool], metrics)
 
 
 def api_url(settings: Settings) -> str:

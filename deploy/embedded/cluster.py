@@ -31,7 +31,12 @@ from workers.domain.campaign import CampaignFile
 # Small, and open at any date, so that a first intent meets a campaign.
 DEV_CAMPAIGN = Path(deploy.__file__).resolve().parent / "campaigns" / "dev.toml"
 # First the intake, so that nothing more is accepted; last what the others still need.
-_STOP_ORDER = (("api",), ("redispatcher",), ("worker",), ("postgres", "valkey"))
+_STOP_ORDER = (
+    ("api",),
+    ("redispatcher", "governor", "relay"),
+    ("worker",),
+    ("postgres", "valkey"),
+)
 
 
 class Cluster:
@@ -192,6 +197,8 @@ class Cluster:
                 port=self._port or free_port(host=self._host),
                 processes=self._api_processes,
             ),
+            # Receivers of webhooks on the same machine are what such a cluster is tried with.
+            webhooks=replace(self._settings.webhooks, allow_private=True),
             secrets=replace(
                 self._settings.secrets, master=self._settings.secrets.master or state.master
             ),

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from producer.answers import Answer, Posted
 from producer.batcher import Batcher
 from producer.http.auth import Keys
 from producer.http.desk import Desk
 from producer.http.messages import Messages
+from producer.http.polls import Polls
 from producer.http.render import Codes
+from producer.http.status import Board
+from producer.levels import LevelBook
 from producer.waiters import Waiters
 
 
 @dataclass(frozen=True)
 class Api:
-    """The parts of a running API. `draining` is set when it takes nothing new and ends.
-
-    `level` tells the overload level.
-    """
+    """The parts of a running API. `draining` is set when it takes nothing new and ends."""
 
     intake: Batcher[Posted, Answer]
     keys: Keys
@@ -28,6 +28,12 @@ class Api:
     waiters: Waiters
     messages: Messages
     codes: Codes
-    level: Callable[[], str]
     wait_max_s: int
     draining: asyncio.Event
+    levels: LevelBook = field(default_factory=LevelBook)
+    polls: Polls = field(default_factory=Polls)
+
+    @cached_property
+    def board(self) -> Board:
+        """What is told of the whole system."""
+        return Board(self.levels, self.messages, self.waiters.sojourn.wait_ms)

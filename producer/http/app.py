@@ -21,6 +21,7 @@ from producer.http.bootstrap import open_api
 from producer.http.calls import (
     Call,
     CallerGone,
+    Feed,
     Fields,
     Handler,
     Message,
@@ -90,6 +91,7 @@ class App:
         if self._api is not None:
             self._api.draining.set()
             self._api.waiters.release()
+            self._api.board.end()
 
     @property
     def api(self) -> Api:
@@ -138,6 +140,8 @@ class _Endpoint:
             await _send(reply, send)
         elif scope["method"] == "HEAD":
             await _send(Reply(reply.status, b"", list(reply.headers)), send)
+        elif isinstance(reply, Feed):
+            await _feed(call, reply, send)
         else:
             await _stream(call, reply, send)
 
@@ -162,6 +166,18 @@ async def _send(reply: Reply, send: Send) -> None:
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _feed(call: Call, feed: Feed, send: Send) -> None:
+    """Send the head, and leave the connection to the feed until the caller leaves."""
+    transport = call.transport
+    assert transport is not None, "a feed is for connections that can be lent"
+    await send({"type": "http.response.start", "status": feed.status, "headers": feed.headers})
+    leave = feed.join(transport)
+    try:
+        await call.gone()
+    finally:
+        leave()
 
 
 async def _stream(call: Call, stream: Stream, send: Send) -> None:

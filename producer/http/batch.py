@@ -71,6 +71,7 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
                     gateway_id=gateway.gateway_id,
                     idempotency_key=item.idempotency_key,
                     intent=item.plain(),
+                    appointment=item.appointment,
                 )
                 for intent_id, (_, item) in zip(ids, wave, strict=True)
             ]

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
+
+import redis
 
 from config.settings import Settings
 from producer.answers import INTAKE_LIMIT, Answer, Limited, Posted, Unanswered
@@ -19,13 +22,14 @@ from producer.http.auth import Gateway, Keys
 from producer.http.desk import Desk
 from producer.http.messages import Messages
 from producer.intake import Intake
-from producer.limits import LimitBook
+from producer.levels import LevelBook
 from producer.publisher import Publisher
 from producer.sojourn import rest_s
 from producer.waiters import Waiters
+from producer.wiring import open_intake, open_levels, open_limits
 from workers.contract.celery_app import make_app
 from workers.contract.couponcode import CouponCodes
-from workers.contract.gate import open_client, open_gate
+from workers.contract.gate import open_client
 from workers.contract.hints import hint_sender
 from workers.contract.names import gate_names
 from workers.store.keys import read_keys
@@ -43,7 +47,7 @@ _PUBLISH_REST_S = 2.0  # for the hints of the last batches; what is not sent is 
 async def open_api(settings: Settings) -> AsyncIterator[Api]:
     """Build the API's parts on the running loop, and take them down in the opposite order."""
     codes = CouponCodes(settings.secrets.master, settings.secrets.old_masters)
-    limits = LimitBook(opener(settings.postgres, PRODUCER, "api-limits"))
+    limits = open_limits(settings, "api-limits")
     hearing: list[Waiters] = []  # none before they are made
     publisher = Publisher(
         hint_sender(make_app(settings), settings.broker.publish_timeout_ms / 1_000),
@@ -52,25 +56,29 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
         hears=lambda: any(waiters.listening for waiters in hearing),
     )
 
+    levels = open_levels(settings, limits)
+
     def make_intake() -> Intake:
-        return Intake(
-            opener(settings.postgres, PRODUCER, "api-intake"),
-            open_gate(settings),
-            limits.current,
+        return open_intake(
+            settings,
+            "api-intake",
+            limits,
+            levels,
             publisher.offer,
             codes,
             accept_timeout_ms=int(settings.api.accept_timeout_ms * _INTAKE_SHARE),
-            dispatch_after_ms=settings.redispatcher.dispatch_after_ms,
         )
 
     limits.start()
+    levels.start()
     publisher.start()
     try:
-        async with assemble(settings, make_intake, codes, publisher.heard) as api:
+        async with assemble(settings, make_intake, codes, publisher.heard, levels) as api:
             hearing.append(api.waiters)
             yield api
     finally:
         await asyncio.to_thread(publisher.close, _PUBLISH_REST_S)
+        levels.close()
         limits.close()
 
 
@@ -80,11 +88,13 @@ async def assemble(
     make_work: MakeWork,
     codes: CouponCodes,
     heard: Callable[[Sequence[bytes]], None] = lambda intent_ids: None,
+    levels: LevelBook | None = None,
 ) -> AsyncIterator[Api]:
     """Build the API around any intake; on leaving, answer everything that was taken.
 
-    `heard` is told the ids of every announcement.
+    `heard` is told the ids of every announcement. Without `levels` all is normal for ever.
     """
+    levels = levels or LevelBook()
     desk = Desk(
         opener(settings.postgres, PRODUCER, "api-reads"),
         opener(settings.postgres, WORKER, "api-orders"),
@@ -92,7 +102,7 @@ async def assemble(
     )
     keys = Keys(lambda: _load_keys(desk))
     waiters = Waiters(
-        lambda: open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms),
+        lambda: _client(settings),
         gate_names(settings.valkey.key_prefix).outcome_channel,
         desk.read,
         heard,
@@ -102,7 +112,7 @@ async def assemble(
         make_work,
         _Excuses(),
         _bounds(settings),
-        _observe,
+        functools.partial(_observe, levels),
         lambda: rest_s(waiters.sojourn.wait_ms()),
     )
     waiters.start()
@@ -115,7 +125,7 @@ async def assemble(
             waiters=waiters,
             messages=Messages(),
             codes=codes.code_of,
-            level=lambda: "normal",
+            levels=levels,
             wait_max_s=settings.api.wait_max_s,
             draining=asyncio.Event(),
         )
@@ -155,8 +165,13 @@ def _bounds(settings: Settings) -> Bounds:
     return Bounds(api.lanes, api.batch_max, api.pending_max, api.accept_timeout_ms, worth)
 
 
-def _observe(answers: Sequence[Answer]) -> None:
+def _observe(levels: LevelBook, answers: Sequence[Answer]) -> None:
     metrics.observe_batch(answers)
+    levels.observe(answers)
+
+
+def _client(settings: Settings) -> redis.Redis:
+    return open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms)
 
 
 async def _load_keys(desk: Desk) -> dict[bytes, Gateway]:

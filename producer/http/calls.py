@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
 import structlog
 
 from producer.http import headers as fields
 from producer.http.auth import Gateway
-from producer.http.messages import Language, language_for
+from producer.http.messages import Language
 from producer.http.problems import Code, Problem, render
 
 if TYPE_CHECKING:
@@ -31,7 +32,16 @@ _QUERY_BYTES_MAX = 4 * 1_024
 _LANGUAGES_MAX = 256  # bytes of Accept-Language that are read, and remembered
 
 # Said twice and differently, these leave it open what was meant.
-_SAID_ONCE = (b"authorization", b"content-type", b"idempotency-key", b"traceparent")
+_SAID_ONCE = (
+    b"authorization",
+    b"content-type",
+    b"idempotency-key",
+    b"tidegate-appointment",
+    b"traceparent",
+)
+
+# An extension of ASGI's scope: the connection's transport, for whoever tells thousands the same.
+TRANSPORT: Final = "tidegate.transport"
 
 JSON_HEADER = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
@@ -54,7 +64,18 @@ class Stream(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
 
-Handler = Callable[["Call"], Awaitable[Reply | Stream]]
+class Feed(NamedTuple):
+    """An answer without end, told to many at once: by whoever `join` hands the connection to.
+
+    `join` is called once the head is sent, and returns what is to be called when the caller leaves.
+    """
+
+    status: int
+    join: Callable[[asyncio.Transport], Callable[[], None]]
+    headers: list[tuple[bytes, bytes]]
+
+
+Handler = Callable[["Call"], Awaitable[Reply | Stream | Feed]]
 
 
 class CallerGone(Exception):
@@ -98,7 +119,16 @@ class Call:
     @property
     def language(self) -> Language:
         """The language of the intent, or the one the caller prefers."""
-        return language_for(self.locale, self.headers.get(b"accept-language", b"")[:_LANGUAGES_MAX])
+        accepted = self.headers.get(b"accept-language", b"")[:_LANGUAGES_MAX]
+        return self.api.messages.language_for(self.locale, accepted)
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The connection, where the server lends it and the body of a `Feed` can be written to it."""
+        if self.scope["http_version"] != "1.1" or self.scope["method"] != "GET":
+            return None
+        found: asyncio.Transport | None = self.scope.get("extensions", {}).get(TRANSPORT)
+        return found
 
     def parameter(self, name: str) -> str:
         """Return a parameter of the path."""
@@ -120,8 +150,11 @@ class Call:
             raise Problem(Code.INVALID_PARAMETER, "A parameter is given twice.")
         return found
 
-    async def authorise(self, scope: str) -> Gateway:
-        """Return the calling gateway; raises Problem unless its key is known and has the scope."""
+    async def authorise(self, scope: str | None) -> Gateway:
+        """Return the calling gateway; raises Problem unless its key is known and has the scope.
+
+        None: any key will do.
+        """
         authorization = self.headers.get(b"authorization")
         keys = self.api.keys
         gateway = keys.known(authorization)
@@ -185,6 +218,16 @@ class Call:
         except fields.HeaderError as error:
             raise Problem(Code.IDEMPOTENCY_KEY_INVALID, f"Idempotency-Key {error}.") from None
 
+    def ticket(self) -> str | None:
+        """Return the ticket the call came with; raises Problem for what cannot be one."""
+        raw = self.headers.get(b"tidegate-appointment")
+        if raw is None:
+            return None
+        try:
+            return fields.ticket(raw)
+        except fields.HeaderError as error:
+            raise Problem(Code.INVALID_PARAMETER, f"Tidegate-Appointment {error}.") from None
+
     def render(self, problem: Problem) -> Reply:
         """Write a problem, in the language of the intent."""
         api = self.api
@@ -195,7 +238,7 @@ class Call:
                 language=self.language,
                 instance=self.path,
                 trace_id=self.trace_id,
-                level=api.level(),
+                level=api.levels.standing.level,
             )
         )
 
@@ -222,8 +265,8 @@ class Call:
             pass
 
 
-def _in_scope(gateway: Gateway, scope: str) -> Gateway:
-    if scope not in gateway.scopes:
+def _in_scope(gateway: Gateway, scope: str | None) -> Gateway:
+    if scope is not None and scope not in gateway.scopes:
         raise Problem(Code.SCOPE_MISSING, f"This needs a key with the scope {scope}.")
     return gateway
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from producer.http.calls import INTENT_BYTES_MAX, Fields, Reply
+from producer.http.calls import INTENT_BYTES_MAX, TRANSPORT, Fields, Reply
 from producer.http.routes import HOT_PATH
 
 # Takes header fields, body, and whom to tell the answer (once, on the loop); False: not for it.
@@ -149,6 +149,7 @@ class Connection(HttpToolsProtocol):
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
+        self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item]
         self.headers += headers  # in place: the scope holds this list
         super().on_headers_complete()
         if self.hot_body is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from producer.http.headers import TICKET_LENGTH_MAX
 from producer.http.problems import Code, FieldError, Problem
 from workers.domain.intent import IdempotencyKey, IssuanceIntent, OrderIntent
 from workers.domain.money import Amount
@@ -22,6 +24,10 @@ class _Decoder(Protocol[T_co]):
 PaymentReference = IdempotencyKey  # the same: 1 to 255 characters, none of them control
 
 
+# As in the header.
+Ticket = Annotated[str, Meta(min_length=1, max_length=TICKET_LENGTH_MAX, pattern=r"^[!-~]+\Z")]
+
+
 class Payment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A payment, as the gateway reports it; `amount` in minor units of the order's currency."""
 
@@ -34,12 +40,13 @@ class Cancel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyedOrderIntent(OrderIntent, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An intent within a batch, with its own key."""
+    """An intent within a batch, with its own key, and the ticket of its appointment if it has one."""
 
     idempotency_key: IdempotencyKey
+    appointment: Ticket | None = None
 
     def plain(self) -> OrderIntent:
-        """Return the intent without its key: the same, to the letter, as posted alone."""
+        """Return the intent without its key and ticket: the same, to the letter, as posted alone."""
         return OrderIntent(
             user_id=self.user_id,
             campaign_id=self.campaign_id,

@@ -72,12 +72,54 @@ CANCELLED: Final[dict[str, Any]] = {
     "order": {**COMMITTED["order"], "status": "cancelled"},
     "message": "Your order is cancelled. Anything you paid will be returned to you.",
 }
+NOT_ACCEPTED: Final[dict[str, Any]] = {
+    "status": "not_accepted",
+    "reason": "likely_sold_out",
+    "final": False,
+    "odds": 0.04,
+    "try_again_at": "2026-02-06T02:00:30Z",
+    "message": "All that is left is in orders being processed right now. If one of them does not"
+    " go through, you can still get it: please try again a little later.",
+}
+APPOINTMENT: Final[dict[str, Any]] = {
+    "ticket": "AgEBAZ7k5rXyAAABnuTmxXqvH2vT0c7yqQ9dHk3n",
+    "not_before": "2026-02-06T02:12:30Z",
+    "not_after": "2026-02-06T02:12:35Z",
+}
+STATUS: Final[dict[str, Any]] = {
+    "level": "throttled",
+    "reason": "wait",
+    "since": "2026-02-06T02:00:00Z",
+    "until": None,
+    "governed": True,
+    "issuance": "paused",
+    "redemption": "open",
+    "estimated_wait_ms": 4_200,
+    "retry_after_ms": 0,
+    "admit_ratio": 1.0,
+    "campaigns": {
+        "qwen-spring-2026": {
+            "issuance": "paused",
+            "resume_at": None,
+            "starts_at": "2026-02-06T02:00:00Z",
+            "ends_at": "2026-02-28T15:59:59Z",
+        }
+    },
+    "messages": {"en": "Ordering is open. …", "zh-CN": "目前可以正常下单。…", "el": "…"},
+}
+STATUS_EVENTS: Final = (
+    'retry: 2417\n\nid: 7-1f4c-12\nevent: status\ndata: {"level": "throttled", …}\n\n'
+)
 EVENTS: Final = (
     'retry: 2000\n\nid: 1\nevent: accepted\ndata: {"intent_id": …}\n\n'
     ': ping\n\nid: 2\nevent: outcome\ndata: {"intent_id": …}\n\n'
 )
 
-KEYED_INTENT: Final[dict[str, Any]] = {"idempotency_key": "k-1", **ORDER_INTENT}
+KEYED_INTENT: Final[dict[str, Any]] = {
+    "idempotency_key": "k-1",
+    "appointment": APPOINTMENT["ticket"],
+    **ORDER_INTENT,
+}
 USER_COUPONS: Final[dict[str, Any]] = {
     "user_id": "u-184467",
     "coupons": [

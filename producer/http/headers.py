@@ -7,16 +7,20 @@ import re
 from collections.abc import Sequence
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
+TICKET_LENGTH_MAX = 512
 
 # An RFC 8941 string: printable ASCII, with `\` before `"` and `\`.
 _QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _BARE = re.compile(rb"[\x21\x23-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")  # what most keys are
 _ESCAPED = re.compile(rb'\\(["\\])')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TICKET = re.compile(rb"[\x21-\x7e]{1,%d}" % TICKET_LENGTH_MAX)
 _WAIT = re.compile(rb'(?:^|,)[ \t]*wait[ \t]*=[ \t]*"?(\d{1,9})"?[ \t]*(?=[,;]|$)', re.IGNORECASE)
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _CHARSET = re.compile(rb'[ \t]*charset[ \t]*=[ \t]*"?utf-?8"?[ \t]*', re.IGNORECASE)
-_RANGE = re.compile(r"([a-z]{1,8}|\*)(?:-[a-z0-9]{1,8})*(?:;q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?")
+_RANGE = re.compile(
+    r"((?:[a-z]{1,8}|\*)(?:-[a-z0-9]{1,8})*)(?:;q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?"
+)
 
 JSON = (b"application/json",)
 NDJSON = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
@@ -49,6 +53,13 @@ def idempotency_key(raw: bytes) -> str:
     return key
 
 
+def ticket(raw: bytes) -> str:
+    """Read an appointment's ticket: visible ASCII without spaces; whose it is, is judged later."""
+    if _TICKET.fullmatch(raw) is None:
+        raise HeaderError(f"must have 1 to {TICKET_LENGTH_MAX} visible ASCII characters")
+    return raw.decode()
+
+
 def wait_s(raw: bytes, longest_s: int) -> int:
     """Read `Prefer: wait=N`; at most `longest_s`, 0 where the caller prefers nothing readable."""
     found = _WAIT.search(raw)
@@ -78,7 +89,7 @@ def is_media_type(raw: bytes | None, accepted: Sequence[bytes]) -> bool:
 
 
 def languages(raw: bytes) -> list[str]:
-    """Read `Accept-Language`: primary subtags (or `*`), the most wanted first."""
+    """Read `Accept-Language`: tags in lower case (or `*`), the most wanted first."""
     wanted: list[tuple[float, str]] = []
     for part in raw.decode("latin-1").lower().replace(" ", "").split(","):
         found = _RANGE.fullmatch(part)

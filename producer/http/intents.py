@@ -60,7 +60,7 @@ async def _submit(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIn
 async def get_intent(call: Call) -> Reply:
     """`GET /v1/intents/{intent_id}`."""
     gateway = await call.authorise("intents:read")
-    resource = await own_intent(call, gateway)
+    resource = await own_intent(call, gateway, polled=True)
     return _told(call, resource)
 
 
@@ -69,23 +69,33 @@ async def find_intent(call: Call) -> Reply:
     gateway = await call.authorise("intents:read")
     user_id, key, kind = _key_of_query(call)
     digest = journal.key_digest(gateway.gateway_id, kind, user_id, key)
+    _poll(call, gateway, digest)
     bound = await call.api.desk.ask(lambda connection: journal.find_keys(connection, [digest]))
     resource = await call.api.desk.read(bound[digest].intent_id) if digest in bound else None
     return _told(call, _own(call, gateway, resource))
 
 
-async def own_intent(call: Call, gateway: Gateway) -> IntentResource:
-    """Return the intent of the path; raises Problem (404) unless it is this gateway's."""
+async def own_intent(call: Call, gateway: Gateway, *, polled: bool = False) -> IntentResource:
+    """Return the intent of the path; raises Problem (404) unless it is this gateway's.
+
+    `polled`: this is asked again and again, so raises Problem (429, 503) for asking too often.
+    """
     try:
         intent_id = UUID(call.parameter("intent_id"))
     except ValueError:
         raise not_found() from None
+    if polled:
+        _poll(call, gateway, intent_id)
     return _own(call, gateway, await call.api.desk.read(intent_id))
 
 
 def not_found() -> Problem:
     """Tell that there is no such thing, in the same words for another gateway's."""
     return Problem(Code.NOT_FOUND, "There is no such thing here, or it belongs to another gateway.")
+
+
+def _poll(call: Call, gateway: Gateway, asked: UUID) -> None:
+    call.api.polls.take((gateway.gateway_id, asked), call.api.levels.standing.level)
 
 
 def _own(call: Call, gateway: Gateway, resource: IntentResource | None) -> IntentResource:
@@ -108,6 +118,7 @@ def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, t
         gateway_id=gateway.gateway_id,
         idempotency_key=call.idempotency_key(),
         intent=intent,
+        appointment=call.ticket(),
     )
     prefer = call.headers.get(b"prefer")
     wait_s = 0 if prefer is None else headers.wait_s(prefer, call.api.wait_max_s)

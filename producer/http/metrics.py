@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
 
-from producer.answers import Accepted, Answer, Conflict, Limited, Replayed, Unanswered
+from producer.answers import (
+    Accepted,
+    Answer,
+    Conflict,
+    IssuancePaused,
+    Limited,
+    NotAccepted,
+    Replayed,
+    Unanswered,
+)
 
 INTENTS_ANSWERED = Counter(
     "tidegate_intents_answered_total",
@@ -20,7 +29,14 @@ BATCH_INTENTS = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000),
 )
 
-_WORDS = {Accepted: "accepted", Replayed: "replayed", Conflict: "conflict", Limited: "limited"}
+_WORDS = {
+    Accepted: "accepted",
+    Replayed: "replayed",
+    Conflict: "conflict",
+    Limited: "limited",
+    NotAccepted: "not_accepted",
+    IssuancePaused: "issuance_paused",
+}
 _BY_ANSWER = {
     word: INTENTS_ANSWERED.labels(word)
     for word in (*_WORDS.values(), "unanswered_no", "unanswered_unknown")

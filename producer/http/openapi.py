@@ -15,15 +15,19 @@ import msgspec
 
 from producer.http import examples
 from producer.http.calls import JSON_HEADER, Call, Reply
-from producer.http.messages import LANGUAGES, Messages
+from producer.http.messages import Messages
 from producer.http.operations import OPERATIONS, Answer, Operation
 from producer.http.problems import Code, FieldError, Problem, ProblemBody
 from producer.http.problems import render as render_problem
+from workers.domain.overload import Level
 
 _NAMES: Final = {  # as a reader of the description would call them
     "IntentView": "Intent",
     "OrderView": "Order",
     "CouponView": "Coupon",
+    "NotAcceptedView": "NotAccepted",
+    "StatusView": "Status",
+    "CampaignStatusView": "CampaignStatus",
     "UserCouponView": "UserCoupon",
     "UserCouponsView": "UserCoupons",
     "ProblemBody": "Problem",
@@ -32,6 +36,7 @@ _HEADERS: Final = {
     "Location": "Where the intent is read.",
     "Idempotent-Replayed": "`true`: the key was known, and this is its intent.",
     "Preference-Applied": "The `Prefer` that was honoured.",
+    "Cache-Control": "For how long it is good.",
 }
 _RETRY_AFTER: Final = {
     "description": "When to come back, in seconds.",
@@ -41,6 +46,11 @@ _RATE_LIMIT: Final = {
     "description": "The limit that bound: what remains of it, and in how many seconds more will.",
     "schema": {"type": "string"},
     "example": '"user";r=0;t=1',
+}
+_RATE_LIMIT_POLICY: Final = {
+    "description": "The limit itself, where it is a stated one: so many in so many seconds.",
+    "schema": {"type": "string"},
+    "example": '"user";q=5;w=5',
 }
 _WAYS_OUT: Final[dict[Code, str]] = {
     Code.MALFORMED_BODY: "Send valid JSON in UTF-8.",
@@ -61,8 +71,10 @@ _WAYS_OUT: Final[dict[Code, str]] = {
     Code.IDEMPOTENCY_CONFLICT: "Use a new key for a new intent, and the old one only to ask again.",
     Code.QUOTA_EXCEEDED: "Come back after `retry_after_ms`, with the same key; slow down.",
     Code.INTERNAL_ERROR: "Ask again with the same key; tell the operator the `trace_id`.",
-    Code.REDUCED_CAPACITY: "Come back after `retry_after_ms`, with the same key.",
+    Code.REDUCED_CAPACITY: "Come back after `retry_after_ms`, with the same key; with an"
+    " `appointment`, in its window and with its ticket in Tidegate-Appointment.",
     Code.INTAKE_FULL: "Ask again with the same key after `retry_after_ms`, never with a new one.",
+    Code.ISSUANCE_PAUSED: "Come back after `retry_after_ms`, or when /v1/status says it is open.",
     Code.DEPENDENCY_UNAVAILABLE: "Come back after `retry_after_ms`, with the same key.",
     Code.OUTCOME_UNKNOWN: "Ask again with the same key, never with a new one: it may be accepted.",
     Code.READING_UNAVAILABLE: "Come back after `retry_after_ms`.",
@@ -70,18 +82,20 @@ _WAYS_OUT: Final[dict[Code, str]] = {
 }
 _LIMITS: Final = {
     Code.QUOTA_EXCEEDED: "user",
-    Code.REDUCED_CAPACITY: "campaign",
+    Code.REDUCED_CAPACITY: "level",
     Code.INTAKE_FULL: "intake",
 }
 _ACCEPTED: Final[dict[Code, Literal["no", "unknown"]]] = {
     Code.QUOTA_EXCEEDED: "no",
     Code.REDUCED_CAPACITY: "no",
+    Code.ISSUANCE_PAUSED: "no",
     Code.DEPENDENCY_UNAVAILABLE: "no",
     Code.INTERNAL_ERROR: "unknown",
     Code.INTAKE_FULL: "unknown",
     Code.OUTCOME_UNKNOWN: "unknown",
     Code.CHANGE_UNCONFIRMED: "unknown",
 }
+_LEVELS: Final = {Code.REDUCED_CAPACITY: Level.SHEDDING, Code.ISSUANCE_PAUSED: Level.THROTTLED}
 _EXAMPLE_WAIT_S: Final = 2
 _EVERYWHERE: Final = (Code.INTERNAL_ERROR,)
 
@@ -103,7 +117,7 @@ async def get_problem(call: Call) -> Reply:
         "status": found.status,
         "title": found.title,
         "what_to_do": _WAYS_OUT[found],
-        "messages": {each: messages.problem(each, found.word, 1) for each in LANGUAGES},
+        "messages": {each: messages.problem(each, found.word, 1) for each in messages.languages},
     }
     return Reply(200, msgspec.json.encode(told), [JSON_HEADER])
 
@@ -148,6 +162,7 @@ def describe() -> dict[str, Any]:
 
 def _shapes(operation: Operation) -> list[type]:
     shapes = [answer.schema for answer in operation.answers]
+    shapes += [shape for answer in operation.answers for shape, _ in answer.others]
     shapes += [shape for shape, _ in (operation.body or {}).values()]
     return [shape for shape in shapes if isinstance(shape, type)]
 
@@ -186,7 +201,7 @@ def _operation(operation: Operation, messages: Messages) -> dict[str, Any]:
             for field in operation.fields
         ],
         "responses": _answers(operation, messages),
-        "security": [{"gateway": [operation.scope]}] if operation.scope else [],
+        "security": _security(operation.scope),
     }
     if operation.body is not None:
         described["requestBody"] = {
@@ -197,6 +212,12 @@ def _operation(operation: Operation, messages: Messages) -> dict[str, Any]:
             },
         }
     return described
+
+
+def _security(scope: str | None) -> list[dict[str, list[str]]]:
+    if scope is None:
+        return []
+    return [{"gateway": [scope] if scope else []}]
 
 
 def _answers(operation: Operation, messages: Messages) -> dict[str, Any]:
@@ -220,15 +241,14 @@ def _answers(operation: Operation, messages: Messages) -> dict[str, Any]:
             answer["headers"] = {"Retry-After": _RETRY_AFTER}
         if status == 429:
             answer["headers"]["RateLimit"] = _RATE_LIMIT
+            answer["headers"]["RateLimit-Policy"] = _RATE_LIMIT_POLICY
     return answers
 
 
 def _good(answer: Answer) -> dict[str, Any]:
     described: dict[str, Any] = {
         "description": answer.description,
-        "content": {
-            answer.media_type: {"schema": _reference(answer.schema), "example": answer.example}
-        },
+        "content": {answer.media_type: _content(answer)},
     }
     if answer.headers:
         described["headers"] = {
@@ -236,6 +256,17 @@ def _good(answer: Answer) -> dict[str, Any]:
             for name in answer.headers
         }
     return described
+
+
+def _content(answer: Answer) -> dict[str, Any]:
+    if not answer.others:
+        return {"schema": _reference(answer.schema), "example": answer.example}
+    shapes = [answer.schema, *(shape for shape, _ in answer.others)]
+    told = [answer.example, *(example for _, example in answer.others)]
+    return {
+        "schema": {"anyOf": [_reference(shape) for shape in shapes]},
+        "examples": {example["status"]: {"value": example} for example in told},
+    }
 
 
 def _problem(code: Code, path: str, messages: Messages) -> Any:
@@ -255,7 +286,7 @@ def _problem(code: Code, path: str, messages: Messages) -> Any:
         language="en",
         instance=path.replace("{intent_id}", examples.INTENT_ID),
         trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
-        level="normal",
+        level=_LEVELS.get(code, Level.NORMAL),
     )
     example = msgspec.json.decode(rendered.body)
     if status in (429, 503):  # the real one has jitter; a description has not
@@ -263,4 +294,8 @@ def _problem(code: Code, path: str, messages: Messages) -> Any:
             "retry_after_ms": 1_250,
             "message": messages.problem("en", code.word, _EXAMPLE_WAIT_S),
         }
+    if code is Code.REDUCED_CAPACITY and path == "/v1/intents":
+        example |= {"appointment": examples.APPOINTMENT}
+    if code is Code.ISSUANCE_PAUSED:
+        example |= {"resume_at": None}
     return example

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from producer.http import decoding, examples, render
+from producer.http.headers import TICKET_LENGTH_MAX
+from producer.http.messages import LANGUAGES
 from producer.http.problems import Code
 from workers.domain.intent import IssuanceIntent, OrderIntent
 
@@ -25,7 +27,10 @@ class Field(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A good answer. `example` is its body, as JSON or as text."""
+    """A good answer. `example` is its body, as JSON or as text.
+
+    `others` are the shapes it may have instead, each with an example.
+    """
 
     status: int
     description: str
@@ -33,10 +38,14 @@ class Answer(NamedTuple):
     schema: type | dict[str, Any]
     example: Any
     headers: tuple[str, ...] = ()
+    others: tuple[tuple[type, Any], ...] = ()
 
 
 class Operation(NamedTuple):
-    """One method of one path. `body` gives the shape and an example for each media type."""
+    """One method of one path. `body` gives the shape and an example for each media type.
+
+    `scope` is the one that the gateway's key needs; "" is any key, None is anybody.
+    """
 
     name: str
     method: str
@@ -65,20 +74,26 @@ _PREFER: Final = Field(
     "`wait=N`: answer with the outcome if it comes within N seconds (at most 30).",
     {"type": "string", "examples": ["wait=10"]},
 )
+_APPOINTMENT: Final = Field(
+    "Tidegate-Appointment",
+    "header",
+    "The ticket of an appointment, on coming back for it. No part of the intent: the key stays good.",
+    {"type": "string", "minLength": 1, "maxLength": TICKET_LENGTH_MAX},
+)
 _TRACEPARENT: Final = Field(
     "traceparent", "header", "W3C trace context; its id is told in problems.", {"type": "string"}
 )
 _LANGUAGE: Final = Field(
     "Accept-Language",
     "header",
-    "The language of `message` where the intent names no locale: zh-CN, en or el.",
+    f"The language of `message` where the intent names no locale: {', '.join(LANGUAGES)}.",
     {"type": "string"},
 )
 _INTENT_ID: Final = Field("intent_id", "path", "The intent's id.", _ID_SCHEMA, required=True)
 _ORDER_ID: Final = Field(
     "order_id", "path", "The order's id, which is its intent's.", _ID_SCHEMA, required=True
 )
-_POSTING: Final = (_KEY, _PREFER, _TRACEPARENT, _LANGUAGE)
+_POSTING: Final = (_KEY, _PREFER, _APPOINTMENT, _TRACEPARENT, _LANGUAGE)
 _READING: Final = (_TRACEPARENT, _LANGUAGE)
 
 _UNREAD: Final = (Code.MALFORMED_BODY, Code.INVALID_FIELD, Code.INVALID_PARAMETER)
@@ -86,6 +101,7 @@ _KEYED: Final = (*_UNREAD, Code.IDEMPOTENCY_KEY_MISSING, Code.IDEMPOTENCY_KEY_IN
 _BODIED: Final = (Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE)
 _WHO: Final = (Code.UNAUTHENTICATED, Code.SCOPE_MISSING)
 _READ: Final = (*_WHO, Code.INVALID_PARAMETER, Code.READING_UNAVAILABLE)
+_POLLED: Final = (*_READ, Code.NOT_FOUND, Code.QUOTA_EXCEEDED, Code.REDUCED_CAPACITY)
 _POSTED: Final = (
     *_KEYED,
     *_BODIED,
@@ -120,7 +136,8 @@ _ACCEPTED: Final = Answer(
 
 def _decided(example: dict[str, Any], description: str) -> Answer:
     headers = ("Idempotent-Replayed", "Preference-Applied")
-    return Answer(200, description, JSON, render.IntentView, example, headers)
+    others = ((render.NotAcceptedView, examples.NOT_ACCEPTED),)
+    return Answer(200, description, JSON, render.IntentView, example, headers, others)
 
 
 _RESULT: Final[dict[str, Any]] = {
@@ -140,7 +157,14 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "/v1/intents",
         "Post a purchase intent",
         "intents:write",
-        (_ACCEPTED, _decided(examples.COMMITTED, "The outcome: waited for, or of a known key.")),
+        (
+            _ACCEPTED,
+            _decided(
+                examples.COMMITTED,
+                "The outcome: waited for, or of a known key. Or a business no before anything was"
+                " journalled (`not_accepted`), which binds no key.",
+            ),
+        ),
         _POSTED,
         _POSTING,
         {JSON: (OrderIntent, examples.ORDER_INTENT)},
@@ -152,7 +176,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "Ask what a key is bound to",
         "intents:read",
         (Answer(200, "The intent.", JSON, render.IntentView, examples.COMMITTED),),
-        (*_READ, Code.NOT_FOUND),
+        _POLLED,
         (
             Field("user_id", "query", "The intent's user.", {"type": "string"}, required=True),
             Field("idempotency_key", "query", "Its key, bare.", {"type": "string"}, required=True),
@@ -189,7 +213,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "Ask what became of an intent",
         "intents:read",
         (Answer(200, "The intent.", JSON, render.IntentView, examples.REFUSED),),
-        (*_READ, Code.NOT_FOUND),
+        _POLLED,
         (_INTENT_ID, *_READING),
     ),
     Operation(
@@ -221,8 +245,15 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "/v1/coupons",
         "Post a wish for a coupon",
         "coupons:write",
-        (_ACCEPTED, _decided(examples.ISSUED, "The outcome: waited for, or of a known key.")),
-        _POSTED,
+        (
+            _ACCEPTED,
+            _decided(
+                examples.ISSUED,
+                "The outcome: waited for, or of a known key. Or a business no before anything was"
+                " journalled (`not_accepted`), which binds no key.",
+            ),
+        ),
+        (*_POSTED, Code.ISSUANCE_PAUSED),
         _POSTING,
         {JSON: (IssuanceIntent, examples.ISSUANCE_INTENT)},
     ),
@@ -279,6 +310,48 @@ OPERATIONS: Final[Sequence[Operation]] = (
         (_ORDER_ID, *_READING),
         {JSON: (decoding.Cancel, {})},
         body_required=False,
+    ),
+    Operation(
+        "getStatus",
+        "get",
+        "/v1/status",
+        "Ask how it goes, for every chat at once. Any gateway's key will do",
+        "",
+        (
+            Answer(
+                200,
+                "How it goes; good for a second.",
+                JSON,
+                render.StatusView,
+                examples.STATUS,
+                ("Cache-Control",),
+            ),
+        ),
+        (Code.UNAUTHENTICATED, Code.READING_UNAVAILABLE),
+        _READING,
+    ),
+    Operation(
+        "getStatusStream",
+        "get",
+        "/v1/status/stream",
+        "Be told how it goes: on every change, and every 15 s",
+        "",
+        (
+            Answer(
+                200,
+                "Server-sent events named `status`, each with the whole status. Who names the last"
+                " one heard hears the next; who names another hears how things stand. Who does not"
+                " read is cut off.",
+                "text/event-stream",
+                {"type": "string"},
+                examples.STATUS_EVENTS,
+            ),
+        ),
+        (Code.UNAUTHENTICATED, Code.READING_UNAVAILABLE, Code.REDUCED_CAPACITY),
+        (
+            Field("Last-Event-ID", "header", "The last event heard.", {"type": "string"}),
+            *_READING,
+        ),
     ),
     Operation(
         "getLivez",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from typing import Annotated, Final, Literal, NamedTuple
@@ -15,7 +16,9 @@ from typing import Annotated, Final, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from producer.http.messages import Language, Messages
+from producer.http.messages import Language, Messages, span
+from workers.domain.appointment import Appointment
+from workers.domain.overload import Level
 
 _IANA = "https://iana.org/assignments/http-problem-types#"
 TYPE_QUOTA = _IANA + "quota-exceeded"
@@ -50,6 +53,7 @@ class Code(Enum):
     INTERNAL_ERROR = (500, "Something went wrong on our side")
     REDUCED_CAPACITY = (503, "A limit of ours is reached", TYPE_CAPACITY)
     INTAKE_FULL = (503, "Too many wait to be taken", TYPE_CAPACITY)
+    ISSUANCE_PAUSED = (503, "No coupons are given out at present", TYPE_CAPACITY)
     DEPENDENCY_UNAVAILABLE = (503, "Nothing was accepted", TYPE_CAPACITY)
     OUTCOME_UNKNOWN = (503, "It is not known whether it was accepted", TYPE_CAPACITY)
     READING_UNAVAILABLE = (503, "This cannot be read at present", TYPE_CAPACITY)
@@ -63,6 +67,15 @@ class Code(Enum):
         self.type = registered_type or f"/problems/{self.word}"
 
 
+# Texts of the catalogues for what a code alone does not say; in place of the code's own.
+CLOSED: Final = "closed"
+MERCHANT: Final = "merchant"
+POLLS: Final = "polls"
+APPOINTMENT: Final = "appointment"
+APPOINTMENT_AT: Final = "appointment_at"
+TEXTS: Final = (CLOSED, MERCHANT, POLLS, APPOINTMENT, APPOINTMENT_AT)
+
+
 class FieldError(Struct, frozen=True):
     """Which field of the body is wrong, as a path from its root, and what would be right."""
 
@@ -73,7 +86,10 @@ class FieldError(Struct, frozen=True):
 class Problem(Exception):
     """A call ends with a problem.
 
-    `retry_after_ms` is when to come back, before jitter. `headers` are added to the reply's.
+    `retry_after_ms` is when to come back, before jitter, and `jitter_ms_max` bounds that. `headers`
+    are added to the reply's. `text` names what the chat is told (one of `TEXTS`) where the code alone
+    does not say it. `level` is what held when it was refused. `resume_at` is told of a pause, null
+    where nobody knows.
     """
 
     def __init__(
@@ -86,6 +102,11 @@ class Problem(Exception):
         limit: str | None = None,
         accepted: Possibly | None = None,
         headers: Sequence[tuple[bytes, bytes]] = (),
+        level: Level = Level.NORMAL,
+        text: str | None = None,
+        appointment: Appointment | None = None,
+        resume_at: datetime | UnsetType | None = UNSET,
+        jitter_ms_max: int | None = None,
     ) -> None:
         super().__init__(code, detail)
         self.code = code
@@ -95,6 +116,11 @@ class Problem(Exception):
         self.limit = limit
         self.accepted = accepted
         self.headers = headers
+        self.level = level
+        self.text = text
+        self.appointment = appointment
+        self.resume_at = resume_at
+        self.jitter_ms_max = jitter_ms_max
 
 
 class ProblemBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,7 +128,9 @@ class ProblemBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `code` is the machine's word for it. `message` is fit to be shown in the chat, in the intent's
     locale. `retry_after_ms` never asks for less than is needed. `limit` names the layer that bound,
-    `level` the overload level. `accepted` says whether the intent may have been accepted all the
+    `level` the overload level. `appointment` is a place in time: who comes back in its window with
+    its ticket goes first, as long as there are goods. `resume_at` is when coupons are given out again,
+    null where nobody knows. `accepted` says whether the intent may have been accepted all the
     same: with `unknown`, ask again with the same key, never with a new one.
     """
 
@@ -117,6 +145,8 @@ class ProblemBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after_ms: int | UnsetType = UNSET
     level: str | UnsetType = UNSET
     limit: str | UnsetType = UNSET
+    resume_at: datetime | UnsetType | None = UNSET
+    appointment: Appointment | UnsetType = UNSET
     accepted: Possibly | UnsetType = UNSET
     errors: tuple[FieldError, ...] | UnsetType = UNSET
     violated_policies: tuple[str, ...] | UnsetType = msgspec.field(
@@ -138,9 +168,13 @@ _random = random.random
 # Stand for what differs between two refusals by the same limit; no text of ours holds them.
 _INSTANCE: Final = "@instance@"
 _TRACE: Final = "@trace@"
-_SECONDS: Final = 987_654_321_001
+_TIME: Final = "@time@"
+_TICKET: Final = "@ticket@"
+_NUMBER: Final = 987_654_321_001
 _WAIT_MS: Final = 987_654_321_002
-_FORMS_MAX: Final = 256  # codes that say when to come back, times limits and languages: about 50
+_NOT_BEFORE: Final = datetime(4000, 1, 1, tzinfo=UTC)
+_NOT_AFTER: Final = datetime(4000, 1, 2, tzinfo=UTC)
+_FORMS_MAX: Final = 512  # codes that say when to come back, by limit, level, language and unit
 
 
 def render(
@@ -150,87 +184,148 @@ def render(
     language: Language,
     instance: str,
     trace_id: str,
-    level: str,
+    level: Level,
 ) -> Rendered:
-    """Tell a problem.
+    """Tell a problem; `level` is the overload level that holds now.
 
     All who are told to come back later are told the same but for a few numbers, so their bodies are
     filled into a form: a no must be cheapest when there is most of it to say.
     """
     code, headers = problem.code, [_TYPE_HEADER, *problem.headers]
+    if problem.level is not level and problem.level.rank > level.rank:
+        level = problem.level
     if problem.retry_after_ms is None:
-        body = _body(problem, messages, language, instance, trace_id, level, 0, UNSET)
+        said = _Said(code, problem.detail, problem.limit, problem.accepted, level)
+        message = messages.problem(language, code.word, 0)
+        errors = tuple(problem.errors) or UNSET
+        body = _encode(_body(said, message, instance, trace_id, errors=errors))
         return Rendered(code.status, body, headers)
     assert not problem.errors, "who has to mend a body is not told to wait"
-    wait_ms, seconds = spread(problem.retry_after_ms)
+    wait_ms, seconds = spread(problem.retry_after_ms, problem.jitter_ms_max)
     headers.append((b"retry-after", b"%d" % seconds))
-    form = _form(code, problem.detail, problem.limit, problem.accepted, messages, language, level)
-    body = form % (_encode(instance), _encode(trace_id), seconds, wait_ms)
+    body = _filled(problem, messages, language, level, instance, trace_id, wait_ms, seconds)
     return Rendered(code.status, body, headers)
+
+
+def _filled(
+    problem: Problem,
+    messages: Messages,
+    language: Language,
+    level: Level,
+    instance: str,
+    trace_id: str,
+    wait_ms: int,
+    seconds: int,
+) -> bytes:
+    """Fill the form of a body: its holes come in the order of `ProblemBody`'s fields."""
+    code, given, text = problem.code, problem.appointment, problem.text
+    unit, number = span(seconds)
+    said = _Said(code, problem.detail, problem.limit, problem.accepted, level)
+    if given is None:
+        form = _form(said, messages, language, text or code.word, unit, problem.resume_at)
+        return form % (_encode(instance), _encode(trace_id), number, wait_ms)
+    holes = (_encode(given.ticket), _encode(given.not_before), _encode(given.not_after))
+    if _has_clock(given.not_before):
+        form = _form(said, messages, language, APPOINTMENT_AT, unit, UNSET, kept=True)
+        told = f"{given.not_before:%H:%M:%S}".encode()
+        return form % (_encode(instance), _encode(trace_id), told, wait_ms, *holes)
+    form = _form(said, messages, language, APPOINTMENT, unit, UNSET, kept=True)
+    return form % (_encode(instance), _encode(trace_id), number, wait_ms, *holes)
+
+
+def _has_clock(moment: datetime) -> bool:
+    """Say whether a time is given by a clock that people live by: UTC is nobody's."""
+    return moment.tzinfo is not UTC and moment.tzname() != "UTC"
+
+
+class _Said(NamedTuple):
+    """What all refusals of one kind have in common."""
+
+    code: Code
+    detail: str
+    limit: str | None
+    accepted: Possibly | None
+    level: Level
 
 
 @lru_cache(_FORMS_MAX)
 def _form(
-    code: Code,
-    detail: str,
-    limit: str | None,
-    accepted: Possibly | None,
+    said: _Said,
     messages: Messages,
     language: Language,
-    level: str,
+    text: str,
+    unit: str,
+    resume_at: datetime | UnsetType | None,
+    *,
+    kept: bool = False,
 ) -> bytes:
-    """Make the form of a body, with holes for the instance, the trace and the two waits."""
-    problem = Problem(code, detail, limit=limit, accepted=accepted)
-    body = _body(problem, messages, language, _INSTANCE, _TRACE, level, _SECONDS, _WAIT_MS)
-    form = body.replace(b"%", b"%%")
-    for said, hole in (
-        (_encode(_INSTANCE), b"%b"),
-        (_encode(_TRACE), b"%b"),
-        (_encode(_SECONDS), b"%d"),
-        (_encode(_WAIT_MS), b"%d"),
-    ):
-        assert form.count(said) == 1, f"{code.word} in {language}"
-        form = form.replace(said, hole)
+    """Make the form of a body, with holes for what differs; `kept` says that a place is."""
+    message = messages.waiting(language, text, unit, _NUMBER).replace("{time}", _TIME)
+    appointment = Appointment(_TICKET, _NOT_BEFORE, _NOT_AFTER) if kept else UNSET
+    body = _body(
+        said,
+        message,
+        _INSTANCE,
+        _TRACE,
+        retry_after_ms=_WAIT_MS,
+        resume_at=resume_at,
+        appointment=appointment,
+    )
+    form = _encode(body).replace(b"%", b"%%")
+    when = (_TIME.encode(), b"%b") if text == APPOINTMENT_AT else (_encode(_NUMBER), b"%d")
+    holes = [(_encode(_INSTANCE), b"%b"), (_encode(_TRACE), b"%b"), when]
+    holes.append((_encode(_WAIT_MS), b"%d"))
+    if kept:
+        holes += [(_encode(stand), b"%b") for stand in (_TICKET, _NOT_BEFORE, _NOT_AFTER)]
+    for stand_in, hole in holes:
+        assert form.count(stand_in) == 1, f"{said.code.word}, {text} in {language}"
+        form = form.replace(stand_in, hole)
     return form
 
 
 def _body(
-    problem: Problem,
-    messages: Messages,
-    language: Language,
+    said: _Said,
+    message: str,
     instance: str,
     trace_id: str,
-    level: str,
-    seconds: int,
-    wait_ms: int | UnsetType,
-) -> bytes:
-    code = problem.code
-    limit: str | UnsetType = problem.limit or UNSET
-    body = ProblemBody(
+    *,
+    retry_after_ms: int | UnsetType = UNSET,
+    resume_at: datetime | UnsetType | None = UNSET,
+    appointment: Appointment | UnsetType = UNSET,
+    errors: tuple[FieldError, ...] | UnsetType = UNSET,
+) -> ProblemBody:
+    code = said.code
+    limit: str | UnsetType = said.limit or UNSET
+    return ProblemBody(
         type=code.type,
         title=code.title,
         status=code.status,
-        detail=problem.detail,
+        detail=said.detail,
         instance=instance,
         code=code.word,
         trace_id=trace_id,
-        message=messages.problem(language, code.word, seconds),
-        retry_after_ms=wait_ms,
-        level=level if code.status in (429, 503) else UNSET,
+        message=message,
+        retry_after_ms=retry_after_ms,
+        level=said.level.value if code.status in (429, 503) else UNSET,
         limit=limit,
-        accepted=problem.accepted or UNSET,
-        errors=tuple(problem.errors) or UNSET,
+        resume_at=resume_at,
+        appointment=appointment,
+        accepted=said.accepted or UNSET,
+        errors=errors,
         violated_policies=(limit,) if limit is not UNSET else UNSET,
     )
-    return _encode(body)
 
 
-def spread(wait_ms: int) -> tuple[int, int]:
+def spread(wait_ms: int, jitter_ms_max: int | None = None) -> tuple[int, int]:
     """Add jitter, upwards only, to a wait: return it in milliseconds, and in whole seconds >= 1.
 
     Everybody who was told "one second" would come back in the same one; up to a quarter more takes
-    them apart. Neither form is before the wait itself.
+    them apart. Neither form is before the wait itself, nor, but for the rounding up to a second,
+    more than `jitter_ms_max` behind it.
     """
     least_s = max(1, -(-wait_ms // 1_000))
-    seconds = least_s + int(_random() * (1 + max(1, least_s // 4)))
-    return wait_ms + int(_random() * (1 + max(250, wait_ms // 4))), seconds
+    more_s, more_ms = max(1, least_s // 4), max(250, wait_ms // 4)
+    if jitter_ms_max is not None:
+        more_s = max(0, min(more_s, (wait_ms + jitter_ms_max) // 1_000 - least_s))
+        more_ms = min(more_ms, jitter_ms_max)
+    return wait_ms + int(_random() * (1 + more_ms)), least_s + int(_random() * (1 + more_s))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Literal
+from functools import lru_cache
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from producer.answers import NotAcceptedReason
 from producer.http.messages import Language, Messages
 from workers.contract.resource import CouponResource, IntentResource, OrderResource
 from workers.domain.intent import Kind
 from workers.domain.outcome import OrderStatus, PricedLine, Refusal
+from workers.domain.overload import Level
 from workers.store.resources import UserCoupon
+
+_NOES_MAX: Final = 1_024  # reasons, times languages, odds in hundredths and campaigns' times
 
 Codes = Callable[[UUID], str]  # a coupon's code from its id
 
@@ -89,6 +94,54 @@ class UserCouponsView(Struct, frozen=True, kw_only=True):
     coupons: tuple[UserCouponView, ...]
 
 
+class NotAcceptedView(Struct, frozen=True, kw_only=True):
+    """A business no, before anything was journalled: the key is bound to nothing.
+
+    `final`: asking again cannot help, as things stand. `odds` is the chance, 0 to 1, that there will
+    be something left, null where nobody can say; `try_again_at` is when to ask again.
+    """
+
+    status: Literal["not_accepted"] = "not_accepted"
+    reason: NotAcceptedReason
+    final: bool
+    odds: Annotated[float, Meta(ge=0, le=1)] | None
+    try_again_at: datetime | None
+    message: str
+
+
+class CampaignStatusView(Struct, frozen=True, kw_only=True):
+    """A campaign as the chat may want to know it. `resume_at` null: nobody knows, or not paused."""
+
+    issuance: Literal["open", "paused"]
+    resume_at: datetime | None
+    starts_at: datetime
+    ends_at: datetime
+
+
+class StatusView(Struct, frozen=True, kw_only=True):
+    """How it goes, for every chat at once.
+
+    `reason` is why `level` is not normal: wait, postgres, valkey, dispatch or operator. `until` is
+    known only of what an operator ordered for a time. `retry_after_ms` is how long a new order had
+    best wait, 0 for not at all; the same for all, so add jitter to it. `admit_ratio` is the share of
+    the intents lately that no limit of ours refused. `governed` is false while nobody measures the
+    load: then only the fixed limits hold. `messages` are texts for the chat by language.
+    """
+
+    level: Level
+    reason: str
+    since: datetime
+    until: datetime | None
+    governed: bool
+    issuance: Literal["open", "paused"]
+    redemption: Literal["open", "paused"]
+    estimated_wait_ms: int
+    retry_after_ms: int
+    admit_ratio: float
+    campaigns: Mapping[str, CampaignStatusView]
+    messages: Mapping[str, str]
+
+
 encode = msgspec.json.Encoder().encode
 
 
@@ -128,6 +181,27 @@ def message(resource: IntentResource, language: Language, messages: Messages) ->
         return messages.status(language, "issued")
     issuance = resource.kind == Kind.ISSUANCE.value
     return messages.status(language, "accepted_issuance" if issuance else "accepted")
+
+
+@lru_cache(_NOES_MAX)
+def not_accepted(
+    reason: NotAcceptedReason,
+    final: bool,
+    odds: float | None,
+    try_again_at: datetime | None,
+    language: Language,
+    messages: Messages,
+) -> bytes:
+    """Write a business no; all who hear the same hear the same bytes."""
+    return encode(
+        NotAcceptedView(
+            reason=reason,
+            final=final,
+            odds=odds,
+            try_again_at=try_again_at,
+            message=messages.refusal(language, reason),
+        )
+    )
 
 
 def user_coupons(user_id: str, coupons: list[UserCoupon], codes: Codes) -> bytes:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import assert_never
+from typing import Final, assert_never
 
 from producer.answers import (
+    CALLERS_LIMITS,
     INTAKE_LIMIT,
     Accepted,
     Answer,
     Conflict,
+    IssuancePaused,
     Limited,
+    NotAccepted,
     Replayed,
     Unanswered,
 )
-from producer.http import render
+from producer.http import problems, render
 from producer.http.api import Api
 from producer.http.calls import JSON_HEADER, Call, Reply
 from producer.http.messages import Language
 from producer.http.problems import Code, Possibly, Problem
+from producer.http.quotas import rate_limit_headers
+from producer.sojourn import poll_ms
 from workers.contract.resource import IntentResource
-
-CALLERS_LIMITS = ("user", "conversation", "gateway")  # 429: the caller can do something about it
+from workers.domain.overload import Level
 
 _PATH = b"/v1/intents/"
 REPLAYED = (b"idempotent-replayed", b"true")
 _UNANSWERED_RETRY_MS = 1_000  # a fail-over takes seconds: asking more often would not find more
+_PAUSED_RETRY_MS: Final = {"load": 10_000, "operator": 60_000}  # where nobody knows until when
+_PAUSED_JITTER_MS_MAX: Final = 5 * 60_000  # those who wait for hours need not be hours apart
 _CONFLICT = Problem(
     Code.IDEMPOTENCY_CONFLICT,
     "This key belongs to another intent of this user. One key, one intent.",
@@ -40,14 +47,18 @@ def reply_to(answer: Answer, call: Call) -> Reply:
             sojourn.accepted()
             wait_ms = sojourn.wait_ms()
             text = str(intent_id).encode()
-            body = render.receipt(text, wait_ms, sojourn.poll_ms(wait_ms))
+            body = render.receipt(text, wait_ms, poll_ms(wait_ms, call.api.levels.standing.level))
             return Reply(202, body, [JSON_HEADER, (b"location", _PATH + text)])
         case Replayed(resource=resource):
             return replay(resource, call.api, call.language)
         case Conflict():
             return call.render(_CONFLICT)
-        case Limited(limit=limit, retry_after_ms=retry_after_ms):
-            return call.render(_limited(limit, retry_after_ms))
+        case Limited():
+            return call.render(_limited(answer))
+        case NotAccepted():
+            return _not_accepted(answer, call)
+        case IssuancePaused():
+            return call.render(_paused(answer))
         case Unanswered(accepted=accepted):
             return call.render(_unanswered(accepted == "unknown"))
         case _:
@@ -59,12 +70,11 @@ def replay(resource: IntentResource, api: Api, language: Language) -> Reply:
     decided = outcome(resource, api, language)
     if resource.decided_at is not None:
         return decided._replace(headers=[*decided.headers, REPLAYED])
-    sojourn = api.waiters.sojourn
-    wait_ms = sojourn.wait_ms()
+    wait_ms = api.waiters.sojourn.wait_ms()
     body = b'%b,"estimated_wait_ms":%d,"poll_after_ms":%d}' % (
         decided.body[:-1],
         wait_ms,
-        sojourn.poll_ms(wait_ms),
+        poll_ms(wait_ms, api.levels.standing.level),
     )
     location = (b"location", _PATH + str(resource.intent_id).encode())
     return Reply(202, body, [JSON_HEADER, location, REPLAYED])
@@ -75,33 +85,86 @@ def outcome(resource: IntentResource, api: Api, language: Language) -> Reply:
     return Reply(200, render.intent(resource, language, api.messages, api.codes), [JSON_HEADER])
 
 
-def _limited(limit: str, retry_after_ms: int) -> Problem:
-    code, detail, accepted = _reached(limit)
+def _limited(answer: Limited) -> Problem:
+    limit, appointment = answer.limit, answer.appointment
+    code, detail, accepted, text = _reached(limit, answer.level)
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if code is Code.QUOTA_EXCEEDED:
-        headers = ((b"ratelimit", b'"%b";r=0;t=%d' % (limit.encode(), _whole_s(retry_after_ms))),)
+        headers = rate_limit_headers(limit, answer.quota, answer.retry_after_ms)
+    jitter_ms_max = None
+    if appointment is not None:  # in the first half of the window: the way here takes time as well
+        width = appointment.not_after - appointment.not_before
+        jitter_ms_max = width // timedelta(milliseconds=2)
     return Problem(
         code,
         detail,
         limit=limit,
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=answer.retry_after_ms,
         accepted=accepted,
         headers=headers,
+        level=answer.level,
+        text=text,
+        appointment=appointment,
+        jitter_ms_max=jitter_ms_max,
     )
 
 
 @cache
-def _reached(limit: str) -> tuple[Code, str, Possibly]:
-    """Say what it means that a layer's limit is reached: there are a handful of layers."""
+def _reached(limit: str, level: Level) -> tuple[Code, str, Possibly, str | None]:
+    """Say what it means that a layer's limit is reached, and with which text, if it has its own.
+
+    There are a handful of layers.
+    """
     if limit == INTAKE_LIMIT:  # refused before the journal was asked whether it knows the key
         detail = "Too many wait to be taken. Ask again with this key, never a new one."
-        return Code.INTAKE_FULL, detail, "unknown"
-    code = Code.QUOTA_EXCEEDED if limit in CALLERS_LIMITS else Code.REDUCED_CAPACITY
-    return code, f"The limit of this {limit} is reached. Nothing was accepted.", "no"
+        return Code.INTAKE_FULL, detail, "unknown", None
+    if limit in CALLERS_LIMITS:
+        detail = f"The limit of this {limit} is reached. Nothing was accepted."
+        return Code.QUOTA_EXCEEDED, detail, "no", None
+    if limit == "level" and level is Level.CLOSED:
+        detail = "Nothing is taken at present. Nothing was accepted."
+        return Code.REDUCED_CAPACITY, detail, "no", problems.CLOSED
+    detail = _OURS.get(limit, f"The limit of this {limit} is reached.") + " Nothing was accepted."
+    text = problems.MERCHANT if limit == "merchant" else None
+    return Code.REDUCED_CAPACITY, detail, "no", text
 
 
-def _whole_s(milliseconds: int) -> int:
-    return -(-milliseconds // 1_000)
+_OURS: Final = {  # layers that are not a thing with a limit of its own
+    "in_flight": "As many intents are in flight as can be.",
+    "level": "More intents of this class come in than can be served.",
+    "deadline": "The outcome would come after the intent's deadline.",
+}
+
+
+def _not_accepted(answer: NotAccepted, call: Call) -> Reply:
+    odds = None if answer.odds is None else round(answer.odds, 2)
+    body = render.not_accepted(
+        answer.reason, answer.final, odds, answer.try_again_at, call.language, call.api.messages
+    )
+    return Reply(200, body, [JSON_HEADER])
+
+
+def _paused(answer: IssuancePaused) -> Problem:
+    resume_at = answer.resume_at
+    retry_after_ms = _PAUSED_RETRY_MS[answer.by]
+    if resume_at is not None:
+        left = resume_at - datetime.now(UTC)
+        retry_after_ms = max(0, left // timedelta(milliseconds=1))
+    return Problem(
+        Code.ISSUANCE_PAUSED,
+        _PAUSED_BY[answer.by],
+        retry_after_ms=retry_after_ms,
+        accepted="no",
+        level=answer.level,
+        resume_at=resume_at,
+        jitter_ms_max=_PAUSED_JITTER_MS_MAX,
+    )
+
+
+_PAUSED_BY: Final = {
+    "load": "Load has paused the issuance of coupons. Nothing was accepted.",
+    "operator": "The issuance of this campaign's coupons is paused. Nothing was accepted.",
+}
 
 
 def _unanswered(unknown: bool) -> Problem:

@@ -13,6 +13,7 @@ from producer.http.health import get_livez, get_metrics, get_readyz
 from producer.http.intents import find_intent, get_intent, post_coupon, post_intent
 from producer.http.openapi import get_openapi, get_problem
 from producer.http.orders import post_cancel, post_payment
+from producer.http.status import get_status, get_status_stream
 
 HOT_PATH: Final = "/v1/intents"
 
@@ -25,6 +26,8 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "/v1/users/{user_id}/coupons": {"GET": get_coupons},
     "/v1/orders/{order_id}/payment": {"POST": post_payment},
     "/v1/orders/{order_id}/cancel": {"POST": post_cancel},
+    "/v1/status": {"GET": get_status},
+    "/v1/status/stream": {"GET": get_status_stream},
     "/livez": {"GET": get_livez},
     "/readyz": {"GET": get_readyz},
     "/metrics": {"GET": get_metrics},

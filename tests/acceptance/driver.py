@@ -102,8 +102,11 @@ class Driver:
             status, answer = self._post(key, body)
             with self.history.lock:
                 self.history.answers[status] += 1
-            if status in (200, 202):
+            if status in (200, 202) and "intent_id" in answer:
                 return self.history.promised(key, answer["intent_id"])
+            if status == 200:  # a business no, and nothing was journalled
+                self.history.refused.add(key)
+                return None
             if status == 503 and answer["accepted"] == "no" and self._stop.is_set():
                 self.history.refused.add(key)
                 return None
@@ -138,10 +141,15 @@ class Crowd:
             thread.join(max(0.1, deadline - time.monotonic()))
         assert not any(thread.is_alive() for thread in self._threads), "buyers are still waiting"
 
-    def wait_for_receipts(self, count: int, timeout_s: float = 60.0) -> None:
+    @property
+    def answered(self) -> int:
+        """How many buyers know what became of their wish, or will be told."""
+        return len(self.history.receipts) + len(self.history.refused)
+
+    def wait_for_answers(self, count: int, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
-        goal = min(len(self.history.receipts) + count, 9_900)
-        while len(self.history.receipts) < goal:
+        goal = min(self.answered + count, 9_900)
+        while self.answered < goal:
             assert time.monotonic() < deadline, f"no progress: {self.history.answers}"
             time.sleep(0.01)
 
@@ -163,11 +171,18 @@ class Crowd:
             return buyers
         again = []
         for buyer, answer in zip(buyers, answers, strict=True):
-            if answer["status_code"] in (200, 202):
+            if "intent_id" in answer:
                 self.history.promised(f"buyer-{buyer}", answer["intent_id"])
+            elif answer.get("final"):
+                assert answer["reason"] == "sold_out", answer
+                with self.history.lock:
+                    self.history.refused.add(f"buyer-{buyer}")
             else:
-                assert answer["status_code"] == 503, answer
+                likely = answer.get("reason") == "likely_sold_out"
+                assert likely or answer["status_code"] == 503, answer
                 again.append(buyer)
+        if len(again) == len(buyers):
+            time.sleep(ASK_AGAIN_S)
         return again
 
     def _intent(self, buyer: int) -> dict[str, Any]:

@@ -74,6 +74,7 @@ _FILES: Final[Mapping[str, str]] = {
     "producer/http/render.py": "answer",
     "producer/http/replies.py": "answer",
     # Its threads.
+    "producer/admitting.py": "gate",
     "producer/intake.py": "journal",
     "producer/publisher.py": "publish",
     "producer/waiters.py": "hear",
@@ -109,7 +110,6 @@ _FUNCTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("producer/http/connections.py", "tell"): "answer",
     ("producer/http/intents.py", "_tell"): "answer",
     ("producer/intake.py", "_admit"): "gate",
-    ("producer/intake.py", "_candidate"): "gate",
     ("workers/contract/announce.py", "decode"): "hear",
     ("workers/contract/gate.py", "admit"): "gate",
     ("workers/contract/gate.py", "release"): "gate",

@@ -150,6 +150,28 @@ def _draw_growth(axes: Axes, results: Results) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(_grouped))
 
 
+def _draw_overload(axes: Axes, results: Results) -> None:
+    for row, color, label in (
+        ("overload", _BLUE, "Tidegate"),
+        ("plain_overload", _ORANGE, "plain Celery, no admission"),
+    ):
+        if points := _points(results, row):
+            best = max(_column(points, "goodput_per_s"))
+            axes.plot(
+                _column(points, "times"),
+                [goodput / max(best, 1e-9) for goodput in _column(points, "goodput_per_s")],
+                color=color,
+                label=label,
+            )
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("offered, times the capacity")
+    axes.set_ylabel("orders committed in time, of the best")
+    axes.legend()
+
+
 def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -179,5 +201,11 @@ CHARTS = (
         "Throughput as the tables grow",
         lambda results: results.campaign is not None and bool(results.campaign.chunks),
         _draw_growth,
+    ),
+    Chart(
+        "overload",
+        "Goodput by offered load",
+        lambda results: bool(_points(results, "overload")),
+        _draw_overload,
     ),
 )

@@ -13,6 +13,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import timedelta
 from uuid import UUID
 
 import psycopg
@@ -23,7 +24,7 @@ from deploy.load.run import old_objects_left_alone
 from deploy.load.wire import Target
 from tests.benchmarks import processes
 from tests.benchmarks.processes import Roles
-from tests.benchmarks.sender import Sender
+from tests.benchmarks.sender import Sender, percentile
 from workers.contract.ids import uuid7
 
 LOOK_S = 0.5  # between two looks at the tables while sending
@@ -70,6 +71,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     cores: dict[str, float] = field(default_factory=dict)  # CPU while sending, shares of one core
     us_per_order: dict[str, float] = field(default_factory=dict)  # the same, per receipt
     refused: dict[str, int] = field(default_factory=dict)
+    refused_p99_ms: float = 0.0  # of answers with neither receipt nor outcome
     lost: int = 0
     orders_before: int = 0  # in the tables
 
@@ -147,6 +149,27 @@ class Tables:
         p50, p99 = (row and row[0]) or (0.0, 0.0)
         return p50, p99
 
+    def timely(self, since: UUID, ttl_ms: int) -> tuple[int, int]:
+        """Count the orders posted since an id was made: committed within `ttl_ms`, and later."""
+        row = self._connection.execute(
+            """
+            SELECT count(*) FILTER (WHERE took <= %(ttl)s), count(*) FILTER (WHERE took > %(ttl)s)
+            FROM (SELECT created_at - tidegate.uuid7_time(order_id) AS took FROM tidegate.orders
+                  WHERE order_id > %(since)s) AS posted
+            """,
+            {"since": since, "ttl": timedelta(milliseconds=ttl_ms)},
+        ).fetchone()
+        assert row is not None
+        return row[0], row[1]
+
+    def undecided(self, since: UUID) -> int:
+        """Count the open intents posted since an id was made."""
+        row = self._connection.execute(
+            "SELECT count(*) FROM tidegate.open_intents WHERE intent_id > %s", (since,)
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
     def settle(self) -> None:
         """Let a measurement pay for itself alone, not for what was written before it."""
         self._connection.execute("VACUUM (ANALYZE)")
@@ -203,6 +226,7 @@ class Bench:
             drained=drained,
             p50_ms=tally.percentile_ms(0.50),
             p99_ms=tally.percentile_ms(0.99),
+            refused_p99_ms=percentile(tally.refused_s, 0.99) * 1_000,
             sojourn_p50_ms=sojourn_ms[0],
             sojourn_p99_ms=sojourn_ms[1],
             told=tally.told,

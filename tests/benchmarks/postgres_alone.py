@@ -113,7 +113,7 @@ class Alone:
             self._connect(recorder.dsn) as connection,
             closing(BatchSession(lambda: self._connect(recorder.dsn), "bench")) as session,
         ):
-            processor = Processor(session, lambda _: None, batch_max=size)
+            processor = Processor(session, lambda *_: None, batch_max=size)
             for start in range(0, len(grants), size):
                 entries = _entries(grants[start : start + size])
                 journal.append_many(connection, entries, _DISPATCH_AFTER_MS)

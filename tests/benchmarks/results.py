@@ -52,6 +52,7 @@ def document(bench: Bench, results: Results) -> str:
             *_connections(results.rows),
             *_beside(results.rows),
             *_growth(results.rows),
+            *_overload(results.rows),
             *_every_measurement(_in_order(bench.rows)),
         ]
     )
@@ -186,6 +187,43 @@ def _beside(rows: dict[str, Row]) -> list[str]:
         ),
         "",
     ]
+
+
+def _overload(rows: dict[str, Row]) -> list[str]:
+    lines: list[str] = []
+    for name, title in (
+        ("overload", "Overload: more than can be done"),
+        ("plain_overload", "The same for plain Celery without admission"),
+    ):
+        if name in rows:
+            lines += [f"## {title}", "", *_overload_table(rows[name].points)]
+    return lines
+
+
+def _overload_table(points: list[dict[str, float]]) -> list[str]:
+    return _table(
+        (
+            "times the capacity",
+            "offered/s",
+            "accepted",
+            "committed in time/s",
+            "too late",
+            "sojourn p50 / p99 ms",
+            "refusal p99 ms",
+        ),
+        (
+            (
+                f"{point['times']:g}",
+                f"{point['offered_per_s']:,.0f}",
+                f"{point['accepted']:,.0f}",
+                f"{point['goodput_per_s']:,.0f}",
+                f"{point['late']:,.0f}",
+                f"{point['sojourn_p50_ms']:,.0f} / {point['sojourn_p99_ms']:,.0f}",
+                f"{point['refused_p99_ms']:.1f}",
+            )
+            for point in points
+        ),
+    )
 
 
 def _growth(rows: dict[str, Row]) -> list[str]:

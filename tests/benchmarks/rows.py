@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from tests.benchmarks import rows_backlog, rows_beside, rows_latency, rows_throughput
+from tests.benchmarks import (
+    rows_backlog,
+    rows_beside,
+    rows_latency,
+    rows_overload,
+    rows_throughput,
+)
 from tests.benchmarks.course import Course, Finding
 
 
@@ -17,6 +23,7 @@ class Measurable(Struct, frozen=True):
     what: str
     measure: Callable[[Course], Finding]
     alone: bool = False  # it has servers of its own, and the shared ones would be in the way
+    apart: bool = False  # measured only when it is named
 
 
 #: The idle system first, and empty tables; then what fills them; at last what has its own servers.
@@ -37,4 +44,8 @@ ROWS = (
     Measurable("plain", "plain Celery", rows_beside.plain, alone=True),
     Measurable("postgres", "PostgreSQL alone", rows_beside.postgres, alone=True),
     Measurable("refused", "CPU of a refused intent", rows_beside.refused, alone=True),
+    Measurable("overload", "1 to 20 times the capacity", rows_overload.overload, True, True),
+    Measurable(
+        "plain_overload", "the same for plain Celery", rows_overload.plain_overload, True, True
+    ),
 )

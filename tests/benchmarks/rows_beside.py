@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from deploy.embedded.ports import free_port
 from deploy.load.wire import target
@@ -33,8 +33,7 @@ def plain(course: Course) -> Finding:
     kindness, for a system that accepts more than it commits is not sustained.
     """
     course.say("starting plain Celery")
-    with World(workers=0) as world, ExitStack() as stack:
-        bench = _start_plain(world, stack)
+    with World(workers=0) as world, start_plain(world, world.cluster.dsn) as bench:
         measured = {
             f"{connections:,} connections": _measure_plain(course, world, bench, connections)
             for connections in PLAIN_CONNECTIONS
@@ -64,39 +63,35 @@ def _measure_plain(course: Course, world: World, bench: Bench, connections: int)
     )
 
 
-def _start_plain(world: World, stack: ExitStack) -> Bench:
+@contextmanager
+def start_plain(world: World, dsn: str) -> Iterator[Bench]:
+    """Run plain Celery and its intake on a cluster's servers, its workers by way of `dsn`."""
     cluster, port = world.cluster, free_port()
     environ = {
         **os.environ,
         "PLAIN_BROKER": cluster.valkey_url,
-        "PLAIN_DSN": cluster.dsn,
+        "PLAIN_DSN": dsn,
         "PLAIN_MASTER": cluster.settings.secrets.master,
     }
     module = "tests.benchmarks.plain_celery"
-    worker = stack.enter_context(
-        running(
-            (
-                *("celery", "-A", f"{module}:app", "worker", "-c", str(PLAIN_CONCURRENCY)),
-                *("-Q", "plain", "-l", "ERROR"),
-                *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-            ),
-            environ,
-        )
+    celery = (
+        *("celery", "-A", f"{module}:app", "worker", "-c", str(PLAIN_CONCURRENCY)),
+        *("-Q", "plain", "-l", "ERROR"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     )
-    web = stack.enter_context(
-        running(("uvicorn", f"{module}:intake", "--port", str(port), "--no-access-log"), environ)
-    )
-    _wait_for(port)
+    intake = ("uvicorn", f"{module}:intake", "--port", str(port), "--no-access-log")
+    with running(celery, environ) as worker, running(intake, environ) as web:
+        _wait_for(port)
 
-    def roles() -> Mapping[str, list[int]]:
-        servers = {
-            role: pids
-            for role, pids in cluster.processes().items()
-            if role in ("postgres", "valkey")
-        }
-        return servers | {"celery": [worker], "intake": [web]}
+        def roles() -> Mapping[str, list[int]]:
+            servers = {
+                role: pids
+                for role, pids in cluster.processes().items()
+                if role in ("postgres", "valkey")
+            }
+            return servers | {"celery": [worker], "intake": [web]}
 
-    return Bench(target(f"http://127.0.0.1:{port}", "none"), cluster.dsn, roles)
+        yield Bench(target(f"http://127.0.0.1:{port}", "none"), cluster.dsn, roles)
 
 
 def _wait_for(port: int) -> None:

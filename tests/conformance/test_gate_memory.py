@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from gate_world import OwnValkey, admitted, candidates, open_gate
+from gate_world import NO_LIMITS, OwnValkey, admitted, candidates, open_gate
 
 from workers.contract.gate import LIBRARY_VERSION, Gate, open_client
 from workers.contract.ids import uuid7, uuid7_many
@@ -27,7 +27,7 @@ def _in_flight(client: redis.Redis) -> set[UUID]:
 
 def _is_slow(gate: Gate) -> bool:
     """Whether a large batch meets the unreconciled rate (20 a second: 2 at once)."""
-    verdicts = gate.admit(candidates(50), {}, {})
+    verdicts = gate.admit(candidates(50), NO_LIMITS)
     slow = sum(admitted(verdicts)) <= 2
     assert slow or all(admitted(verdicts))
     assert {v.reconciled for v in verdicts} == {not slow}
@@ -43,7 +43,7 @@ def test_a_gate_that_knows_nothing_admits_its_small_rate_only(valkey_url: str) -
     gate = open_gate(valkey_url, reconciled=False)
     assert _is_slow(gate)
     time.sleep(0.11)
-    assert sum(admitted(gate.admit(candidates(50), {}, {}))) in (2, 3)
+    assert sum(admitted(gate.admit(candidates(50), NO_LIMITS))) in (2, 3)
     assert gate.reconcile(list).finished
     assert not _is_slow(gate)
 
@@ -87,7 +87,7 @@ def test_an_older_library_is_replaced_and_a_newer_one_kept(valkey_url: str) -> N
     line = f"local VERSION = {LIBRARY_VERSION}"
     for version, kept in ((0, LIBRARY_VERSION), (LIBRARY_VERSION + 1, LIBRARY_VERSION + 1)):
         client.function_load(source.replace(line, f"local VERSION = {version}"), replace=True)
-        assert admitted(gate.admit(candidates(), {}, {})) == [True]
+        assert admitted(gate.admit(candidates(), NO_LIMITS)) == [True]
         assert client.fcall("tidegate_version", 0) == kept
 
 
@@ -98,7 +98,7 @@ def test_an_older_library_that_lacks_a_function_is_replaced(valkey_url: str) -> 
         "#!lua name=tidegate\nredis.register_function('tidegate_version', function() return 0 end)",
         replace=True,
     )
-    assert admitted(gate.admit(candidates(), {}, {})) == [True]
+    assert admitted(gate.admit(candidates(), NO_LIMITS)) == [True]
     assert client.fcall("tidegate_version", 0) == LIBRARY_VERSION
 
 
@@ -109,7 +109,7 @@ def test_a_newer_library_that_lacks_a_function_is_not_undone(valkey_url: str) ->
         "#!lua name=tidegate\nredis.register_function('tidegate_version', function() return 99 end)"
     )
     with pytest.raises(redis.ResponseError, match="not found"):
-        gate.admit(candidates(), {}, {})
+        gate.admit(candidates(), NO_LIMITS)
     assert client.fcall("tidegate_version", 0) == 99
 
 
@@ -119,7 +119,7 @@ def test_reconciling_makes_the_set_equal_to_the_open_intents(valkey_url: str) ->
     known, missing, stale = uuid7_many(200), uuid7_many(150), [OLD, *_old_ids(2_500)]
     just_admitted = candidates(3)
     client.sadd(NAMES.in_flight, *[i.bytes for i in (*known, *stale)], b"not an id")
-    gate.admit(just_admitted, {}, {})
+    gate.admit(just_admitted, NO_LIMITS)
     report = gate.reconcile(lambda: [*known, *missing])
     assert (report.finished, report.added, report.removed) == (True, 150, 2_502)
     young = {candidate.intent_id for candidate in just_admitted}
@@ -203,7 +203,7 @@ def test_a_reconciler_that_slept_removes_nothing_that_came_since(valkey_url: str
 
     def _slow_read() -> list[UUID]:
         time.sleep(0.05)
-        other.admit(candidates(5), {}, {})
+        other.admit(candidates(5), NO_LIMITS)
         time.sleep(0.05)
         return []
 
@@ -234,7 +234,7 @@ def test_reconcilers_at_work_beside_a_busy_gate_agree_with_the_journal(valkey_ur
     while time.monotonic() < until:
         turn += 1
         wanted = candidates(40)
-        verdicts = gate.admit(wanted, {}, {})
+        verdicts = gate.admit(wanted, NO_LIMITS)
         taken = [c.intent_id for c, v in zip(wanted, verdicts, strict=True) if v.admitted]
         with guard:
             journal.update(taken)
@@ -268,8 +268,8 @@ def test_reconciling_holds_the_server_in_small_steps(valkey_url: str) -> None:
 def test_two_deployments_on_one_server_know_nothing_of_each_other(valkey_url: str) -> None:
     """Each prefix has its own limits, its own set and its own epoch."""
     one, two = open_gate(valkey_url, "one"), open_gate(valkey_url, "two", reconciled=False)
-    assert admitted(one.admit(candidates(30), {}, {})) == [True] * 30
-    assert sum(admitted(two.admit(candidates(30), {}, {}))) == 2
+    assert admitted(one.admit(candidates(30), NO_LIMITS)) == [True] * 30
+    assert sum(admitted(two.admit(candidates(30), NO_LIMITS))) == 2
     assert (one.in_flight(), two.in_flight()) == (30, 2)
 
 

@@ -86,7 +86,7 @@ class Served:
                 lambda: connect(self.dsn, WORKER, Bounds(), name="test-worker"), "w"
             )
             gate = open_gate(self.settings.valkey.url)
-            tell = announcer(gate) if self.announces else (lambda outcomes: None)
+            tell = announcer(gate) if self.announces else (lambda outcomes, balances: None)
             self._processor = Processor(self._session, tell, batch_max=500)
         self._processor.run([], until=float("inf"))
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from producer.answers import Posted
 from producer.intake import Intake
 from producer.limits import Limits
-from tests.factories import GATEWAY, MASTER, add_campaign, open_gate
+from tests.factories import GATEWAY, MASTER, add_campaign, admitting, open_gate
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate
 from workers.contract.ids import uuid7
@@ -84,7 +84,7 @@ class World:
             open_connection
             or (lambda: connect(dsn or self.dsn, PRODUCER, bounds or Bounds(), name="api")),
             used_gate,
-            lambda: limits or Limits(),
+            admitting(used_gate, CODES, limits),
             self.published.extend,
             CODES,
             accept_timeout_ms=accept_timeout_ms,
@@ -115,7 +115,7 @@ class World:
         """A processor of its own connections, that tells `self.told`."""
         return Processor(
             self.session(name, dsn=dsn, bounds=bounds),
-            self.told.extend,
+            lambda told, _: self.told.extend(told),
             batch_max=batch_max,
             decide=decide,
         )

@@ -77,7 +77,7 @@ def test_settings_that_cannot_be_used_are_wrong_usage(
     assert "TIDEGATE_LOG__LEVEL" in told
 
 
-@pytest.mark.parametrize("command", ["api", "worker", "redispatcher"])
+@pytest.mark.parametrize("command", ["api", "worker", "redispatcher", "governor", "relay"])
 def test_no_process_serves_without_a_secret(command: str, capsys: Captured) -> None:
     """A default secret would be everybody's."""
     assert run(command) == faults.WRONG_USAGE

@@ -100,7 +100,7 @@ def test_json_is_json_in_utf_8(raw: bytes | None, fits: bool) -> None:
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (b"zh-CN,zh;q=0.9,en;q=0.8", ["zh", "zh", "en"]),
+        (b"zh-CN,zh;q=0.9,en;q=0.8", ["zh-cn", "zh", "en"]),
         (b"en;q=0.1, el", ["el", "en"]),
         (b"fr;q=0, *", ["*"]),
         (b"@@, ;q=, en", ["en"]),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import re
+from typing import get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producer.answers import NotAcceptedReason
 from producer.http.decoding import ISSUANCE, ITEMS, KEYED_ORDER, ORDER, decode
-from producer.http.messages import LANGUAGES, Messages, language_for
-from producer.http.problems import Code, Problem, ProblemBody, render, spread
+from producer.http.messages import LANGUAGES, Messages
+from producer.http.problems import TEXTS, Code, Problem, ProblemBody, render, spread
 from workers.domain.outcome import OrderStatus, Refusal
+from workers.domain.overload import Level
 
 MESSAGES = Messages()
 GOOD = b'{"user_id":"u","campaign_id":"c","lines":[{"sku":"a","quantity":1}]}'
@@ -24,16 +27,18 @@ def test_every_state_reason_and_problem_has_a_message_in_every_language(language
     """Whatever happens, the chat has something to show; nothing in a catalogue is unused."""
     states = {status.value for status in OrderStatus}
     expected = {("status", name) for name in {*states, "accepted", "accepted_issuance", "issued"}}
-    expected |= {("refusal", reason.value) for reason in Refusal}
-    expected |= {("problem", code.word) for code in Code}
-    assert MESSAGES.keys(language) == expected  # type: ignore[arg-type]
+    expected |= {("refusal", reason) for reason in (*Refusal, *get_args(NotAcceptedReason))}
+    expected |= {("problem", word) for word in (*TEXTS, *(code.word for code in Code))}
+    expected |= {("level", level.value) for level in Level}
+    expected |= {("unit", unit) for unit in ("second", "seconds", "minutes", "hours")}
+    assert MESSAGES.keys(language) == expected
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_problem_with_a_wait_tells_it_in_its_message(language: str) -> None:
     """429 and 503 say when to come back, in words too; no other problem has a hole to fill."""
     for code in Code:
-        text = MESSAGES.problem(language, code.word, 7)  # type: ignore[arg-type]
+        text = MESSAGES.problem(language, code.word, 7)
         waits = code.status in (429, 503)
         assert ("7" in text) is waits, code
         assert "{" not in text
@@ -55,7 +60,7 @@ def test_the_intents_locale_wins_over_the_callers_language(
     locale: str | None, accepted: bytes, expected: str
 ) -> None:
     """The message is for the user of the chat; who speaks of no language we have reads English."""
-    assert language_for(locale, accepted) == expected
+    assert MESSAGES.language_for(locale, accepted) == expected
 
 
 @given(st.integers(min_value=0, max_value=10_000_000))
@@ -83,7 +88,7 @@ def test_a_problem_carries_all_that_the_contract_names() -> None:
         language="zh-CN",
         instance="/v1/intents",
         trace_id="0" * 32,
-        level="normal",
+        level=Level.NORMAL,
     )
     told = msgspec.json.decode(body)
     assert status == told["status"] == 429
@@ -110,10 +115,10 @@ def test_a_problem_filled_into_a_form_reads_like_one_written_anew(
             _, body, headers = render(
                 problem,
                 messages=MESSAGES,
-                language=language,  # type: ignore[arg-type]
+                language=language,
                 instance=instance,
                 trace_id=trace_id,
-                level="shedding",
+                level=Level.SHEDDING,
             )
             told = msgspec.json.decode(body, type=ProblemBody)
             seconds = int(dict(headers)[b"retry-after"])
@@ -125,7 +130,7 @@ def test_a_problem_filled_into_a_form_reads_like_one_written_anew(
                 instance=instance,
                 code=code.word,
                 trace_id=trace_id,
-                message=MESSAGES.problem(language, code.word, seconds),  # type: ignore[arg-type]
+                message=MESSAGES.problem(language, code.word, seconds),
                 retry_after_ms=told.retry_after_ms,
                 level="shedding",
                 limit=msgspec.UNSET if limit is None else limit,
@@ -143,7 +148,7 @@ def test_what_does_not_apply_is_left_out_of_a_problem() -> None:
         language="en",
         instance="/v1/intents",
         trace_id="0" * 32,
-        level="normal",
+        level=Level.NORMAL,
     )
     rfc = {"type", "title", "status", "detail", "instance"}
     assert set(msgspec.json.decode(body)) == rfc | {"code", "trace_id", "message"}
@@ -244,7 +249,7 @@ def test_an_intent_of_a_batch_is_the_intent_posted_alone() -> None:
     keyed = decode(KEYED_ORDER, b'{"idempotency_key":"k",' + GOOD[1:])
     assert keyed.plain() == decode(ORDER, GOOD)
     assert type(keyed.plain()) is type(decode(ORDER, GOOD))
-    assert set(keyed.__struct_fields__) - {"idempotency_key"} == set(
+    assert set(keyed.__struct_fields__) - {"idempotency_key", "appointment"} == set(
         decode(ORDER, GOOD).__struct_fields__
     )
 

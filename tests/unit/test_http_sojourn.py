@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from datetime import UTC, datetime, timedelta
 
-from producer.sojourn import FALLBACK_MS, REST_S_MAX, Sojourn, rest_s
+from producer.sojourn import FALLBACK_MS, REST_S_MAX, Sojourn, poll_ms, rest_s
 from workers.contract.ids import uuid7, uuid7_floor
+from workers.domain.overload import Level
 
 
 def made_ago(milliseconds: int) -> bytes:
@@ -63,8 +65,16 @@ def test_a_clock_that_runs_ahead_makes_no_negative_wait() -> None:
 
 
 def test_polling_is_neither_frantic_nor_forgotten() -> None:
-    """The first poll is when the outcome is likely, within bounds."""
-    assert [Sojourn.poll_ms(wait) for wait in (0, 300, 600_000)] == [100, 300, 5_000]
+    """The first poll is when the outcome is likely, within bounds, and with jitter upwards."""
+    for wait_ms, least_ms in ((0, 100), (300, 300), (600_000, 5_000)):
+        told = {poll_ms(wait_ms, Level.NORMAL) for _ in range(500)}
+        assert least_ms <= min(told) < max(told) <= least_ms * 1.25
+
+
+def test_polls_slow_down_as_the_system_closes() -> None:
+    """Whoever polls least urgently costs least while others are being served."""
+    at = [min(poll_ms(1_000, level) for _ in range(200)) for level in Level]
+    assert all(after > before for before, after in itertools.pairwise(at))
 
 
 def test_the_intake_rests_only_while_outcomes_are_late_and_never_for_long() -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-LAYERS: Final = ("user", "conversation", "gateway", "campaign", "sku", "in_flight")
+from workers.domain.overload import IntentClass, Level, Policy
+
+LAYERS: Final = (
+    "user",
+    "conversation",
+    "gateway",
+    "campaign",
+    "sku",
+    "in_flight",
+    "merchant",
+    "level",
+    "deadline",
+    "stock",
+    "budget",
+)
 
 RATE_MAX: Final = 1_000_000  # A second: one a microsecond, the clock's own step.
 WINDOW_S_MAX: Final = 31 * 86_400  # A longer memory belongs in the database.
@@ -43,8 +58,48 @@ class CampaignLimits(Struct, frozen=True):
     sku: RateLimit | None = None
 
 
+class Limits(Struct, frozen=True):
+    """What is in force; whoever is not named has no limit.
+
+    A merchant's None says that it is paused. `ordered` is the operator's policy, which outranks the
+    published one; of it the level counts, and those of its numbers that are stated.
+    """
+
+    campaigns: Mapping[str, CampaignLimits] = field(default_factory=dict)
+    gateways: Mapping[str, RateLimit] = field(default_factory=dict)
+    merchants: Mapping[str, RateLimit | None] = field(default_factory=dict)
+    ordered: Policy | None = None
+
+
+class Units(Struct, frozen=True, gc=False):
+    """What a candidate would take of something that can run out.
+
+    `key` is `stock:{campaign}:{sku}` or `budget:{campaign}`; `amount` counts pieces of stock, or
+    minor units of the budget.
+    """
+
+    key: str
+    amount: int
+
+
+class Balance(Struct, frozen=True, gc=False):
+    """What a committed row says is left; of two versions the higher is the newer.
+
+    `key` as in `Units`. Versions and amounts are 0 or more.
+    """
+
+    key: str
+    version: int
+    available: int
+    reserved: int
+
+
 class Candidate(Struct, frozen=True, gc=False):
-    """An intent as the gate sees it. Each of its SKUs counts once, whatever the quantity."""
+    """An intent as the gate sees it.
+
+    Each of its SKUs and merchants counts once, whatever the quantity. `ttl_ms` is how long its
+    outcome is worth waiting for. `units` are of stock for an order, of the budget for an issuance.
+    """
 
     intent_id: UUID
     gateway_id: str
@@ -52,6 +107,10 @@ class Candidate(Struct, frozen=True, gc=False):
     campaign_id: str
     conversation_id: str | None
     skus: tuple[str, ...]
+    intent_class: IntentClass = IntentClass.ORDER
+    ttl_ms: int = 60_000
+    units: tuple[Units, ...] = ()
+    merchants: tuple[str, ...] = ()
 
 
 class Quota(Struct, frozen=True, gc=False):
@@ -66,10 +125,16 @@ class Verdict(Struct, frozen=True, gc=False):
     """The gate's answer to one candidate.
 
     `limit` names the binding layer (one of `LAYERS`) of a refusal: the one that keeps the candidate
-    waiting longest. `retry_after_ms` is when it will have room, without jitter; for `in_flight` it
-    is a guess. `reconciled` is false while the gate rebuilds its memory and admits only the
-    unreconciled rate; who is beyond that is refused as `in_flight`. `in_flight` is the number after
-    the whole call. Quotas are as after the whole call; None where no limit is.
+    waiting longest, unless something bars it whatever the rates are; gate.lua has the order.
+    `retry_after_ms` is when it will have room, without jitter; for `in_flight` it is a guess; 0 is
+    "the gate cannot know": closed, issuance or a merchant paused, stock or budget. `reconciled` is
+    false while the gate rebuilds its memory and admits only the unreconciled rate; who is beyond
+    that is refused as `in_flight`. `in_flight` and `predicted_wait_ms` (0: no service rate is
+    known) are as after the whole call. Quotas, too; None where no limit is.
+
+    `level` is what was in force. `policy_fresh` is false when the governor's lease has lapsed.
+    `final` is of `stock` and `budget`: the committed balance has nothing available and nothing
+    reserved. `ahead` and `left` likewise: units in flight before this one, and committed available.
     """
 
     admitted: bool
@@ -79,3 +144,9 @@ class Verdict(Struct, frozen=True, gc=False):
     in_flight: int
     user_quota: Quota | None
     gateway_quota: Quota | None
+    level: Level
+    policy_fresh: bool
+    predicted_wait_ms: int
+    final: bool = False
+    ahead: int = 0
+    left: int = 0

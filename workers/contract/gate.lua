@@ -6,7 +6,8 @@ WHY ONE CALL PER BATCH. Every limit is checked, and only then is any consumed, i
 call: an intent that one layer refuses costs the other layers nothing. What a batch shares is read
 once and written once. The server does not roll a failed function back, so each function gathers,
 decides, and only then applies: whatever can fail stands above "point of no return". No policy
-lives here: every number comes as an argument. The clock is the server's TIME, never a caller's.
+lives here: every number comes as an argument, or was published by the governor. The clock is the
+server's TIME, never a caller's.
 
 RATE LIMITS are GCRA, the generic cell rate algorithm, in its virtual scheduling form: ITU-T
 Recommendation I.371, annex A; ATM Forum Traffic Management 4.0, section 4.4.2; as a limiter in
@@ -15,7 +16,7 @@ its theoretical arrival time (TAT). With interval T = 1,000,000 / rate, the back
 max(0, TAT - now); an intent fits while backlog <= (burst - 1) * T, and taking it adds T. So the
 room, the number of intents that fit at once, is floor(burst - backlog / T): a whole number, which
 is what `decide` counts down. Departures from the papers: half a microsecond of backlog is taken
-for rounding; a backlog above burst * T, which only a clock set back or a changed policy can leave,
+for rounding; a backlog above burst * T, which only a clock set back or a changed rate can leave,
 is cut to it; and the k-th refusal of one call is told to wait k - 1 intervals longer, so that all
 who come back when told to find room.
 
@@ -25,47 +26,145 @@ say that it has been reconciled with the journal: the epoch key, which a flush r
 `incarnation` below, which lives in this library's own memory and so survives no restart, no
 failover and no new load of the library. While they differ, only the unreconciled rate is taken.
 
+THE POLICY is the governor's: level, rates, longest wait. Governors may be many and slow; one leads.
+Its lease is a record of owner, fencing epoch and end. Whoever leads next has a higher epoch: one
+more than any that is known here, and no less than TIME in milliseconds, so that epochs grow across
+a flush as well. A policy of a lower epoch than the leader's or the last publisher's is refused: a
+governor that slept through its lease cannot undo what its successor said. A policy holds as long
+as its own lease; when that has lapsed, no class is limited and nobody's wait is judged: a dead
+governor must not keep the shop closed, and the rate limits, the in-flight bound and the
+unreconciled rate hold without it. What an operator ordered comes with each call and outranks what
+is published, until its own end, also where no caller can read that it was lifted; only numbers that
+the order leaves open are the published ones, and of two longest waits the shorter holds.
+
+LEVELS, by rank: 0 normal; 1 throttled: issuance is refused; 2 shedding: that, and the admitted rate
+is bounded, by class; 3 closed: all are refused. Within one call the better class is taken first,
+then the earlier candidate, at every level, of all that is scarce.
+
+SHARES AT SHEDDING. The admitted rate R is one limit for all; each class has a cap, a part of R; and
+each class of each gateway that asked lately (a cell) has a guaranteed rate. A candidate passes if
+its cell has room, or else if its cap and the total both have: what the guarantees leave goes to who
+comes first. Every admission is taken from the total and the cap, even where they have no room:
+their debt is kept, up to debt_us, and whoever comes first waits until it is paid. So R and the caps
+hold in the long run, because the guarantees add up to no more: with the classes that asked lately,
+a class's guarantee is its part of their floors, but `guaranteed` (0.9, say) of its cap at most, and
+shared evenly by its gateways. Why cells, and not floors of classes alone: in a flood the total and
+the caps are full at all times, and whoever asks more often gets more of what becomes free; only a
+rate of one's own cannot be crowded out. Why even shares, and no weights: gateways are made by the
+operator, who bounds each by a rate limit anyway; a small one that does not use its share leaves it
+to the large ones. Why floors are scaled to the classes that ask: else a day of nothing but plain
+orders would share most of its capacity by who is quickest. Bursts here are short, one
+intent and about 0.1 s of the rate: what is admitted must be served in time. (The one is for slow
+rates: without it, what a rate brings between two askings would not fit on what was left over.)
+
+DEADLINE. The predicted wait is in-flight / service rate, those included whom this call admits. Who
+would wait longer than its ttl_ms or the policy's wait_max_ms is refused, and told when the excess
+will have been served.
+
+STOCK AND BUDGET. Whoever reads a balance from the database tells it with its version; the highest
+version stays, and being told the same again keeps it fresh. A version older than a minute gives way
+to any: a restored database counts from lower ones. The units that a candidate would take of a
+known balance are held under its id while it is in flight, and counted per balance ("ahead"); so
+left - ahead is what a newcomer can still get. An id is held once and returned once, whoever settles
+or releases it how often. A candidate is refused finally if available and reserved are both zero as
+committed; else, not finally, if left - ahead is less than it wants. What is unknown, or was told
+more than balance_age_us_max ago, judges nobody: the database decides. After a flush both balances
+and holds are unknown, and those who were admitted before a balance was known are not held: the gate
+then lets more through than there is, never less.
+
 KEYS. {p} is the deployment's prefix; its braces keep all keys in one slot of a cluster.
   {p}:in_flight              set of 16-byte intent ids; no expiry
   {p}:epoch                  string, the incarnation that was reconciled; no expiry
   {p}:unreconciled           string, TAT; expires when the TAT has passed
   {p}:reconciling:<token>    string, the incarnation a reconciliation began in; expires in 2 minutes
   {p}:user:<hash>  {p}:conversation:<hash>  {p}:gateway:<id>  {p}:campaign:<id>  {p}:sku:<ids>
+  {p}:merchant:<id>
                              string, TAT in microseconds of Unix time; expires when it has passed
-The TAT keys travel inside the packed argument and are not declared: a batch of 500 has over 1,000
-of them. They share the prefix, so the cluster's slot and the access rules hold for them as well.
+  {p}:lead                   string, msgpack [fencing epoch, ends_us, lease_us, owner]; no expiry
+  {p}:policy                 string, msgpack [fencing epoch, ends_us, lease_us, level,
+                             admitted_per_s, service_per_s, wait_max_ms, policy]; no expiry
+  {p}:level                  sorted set of cells, <class>:<gateway>, by when they last asked, in
+                             microseconds; expires when none did for seen_us
+  {p}:level:total  {p}:level:cap:<class>  {p}:level:<class>:<gateway>
+                             string, TAT; expires when it has passed
+  {p}:balances               hash: balance key -> msgpack [version, available, reserved, told_us];
+                             expires a minute after the last was told
+  {p}:units                  hash: 16-byte intent id -> msgpack flat [balance key, amount, ...];
+                             no expiry
+  {p}:ahead                  hash: balance key -> the sum of those amounts; none is 0. No expiry
+The TAT keys travel inside the packed argument, or are made from {p}:level, and are not declared: a
+batch of 500 has over 1,000 of them. They share the prefix, so the cluster's slot and the access
+rules hold for them as well.
 
-FUNCTIONS. The first argument of each is the version that its caller was written for.
+FUNCTIONS. The first argument of each is the version that its caller was written for. A rate or a
+number that is not known is -1.
 
-tidegate_admit   3 in_flight epoch unreconciled   version ids packed
+tidegate_admit_2  8 in_flight epoch unreconciled policy level balances units ahead
+                  version ids packed
     ids     the candidates' 16-byte ids, joined; at most 1,000 candidates
     packed  msgpack (text as str: this cmsgpack knows no bin) of an array:
-            1 in_flight_max   how many may be in flight
+            1 bounds          [in_flight_max, balance_age_us_max]
             2 unreconciled    [interval_us, burst]
-            3 policies        [layer, interval_us, burst] each; layers: 1 user, 2 conversation,
-                              3 gateway, 4 campaign, 5 sku
-            4 keys            the batch's limits, each once; below, a limit is its place from 1
-            5 policy_of       for each limit, the place of its policy
-            6 routes          lists of limits that candidates share
-            7 takes           for each candidate: user limit, conversation limit (0: none), route
+            3 ordered         [] or [level, admitted_per_s, service_per_s, wait_max_ms, until_ms]
+            4 shares          [burst_us, debt_us, seen_us, guaranteed, floor and cap of each class];
+                              classes: 1 appointment, 2 redemption, 3 order, 4 issuance
+            5 rates           [layer, interval_us, burst] each; layers: 1 user, 2 conversation,
+                              3 gateway, 4 campaign, 5 sku, 6 in_flight, 7 merchant, 8 level,
+                              9 deadline, 10 stock, 11 budget
+            6 keys            the batch's limits, each once; below, a limit is its place from 1
+            7 rate_of         for each limit, the place of its rate
+            8 gateways        ids, each once
+            9 balances        keys, each once
+            10 balance_layers for each balance, 10 or 11
+            11 wants          each flat: balance, amount, ...; a balance once in each
+            12 routes         lists of limits that candidates share
+            13 facts          for each route: gateway, 1 if a merchant is paused (else 0), want
+                              (0: none)
+            14 takes          for each candidate: user limit, conversation limit (0: none), route
+            15 classes        for each candidate; []: all are orders
+            16 ttls_ms        for each candidate; only one: it is all candidates'
     reply   msgpack array:
             1 reconciled      1 or 0
             2 in_flight       after this call
-            3 refusals        flat: candidate from 1, binding layer, wait_us; the others are admitted
+            3 refusals        flat: candidate from 1, binding layer, wait_us; others are admitted
             4 backlogs_us     of the limits, after this call
-            The binding layer is the one with the longest wait; of equals the first. Layer 6 is
-            in_flight: with a wait it is the unreconciled rate, with 0 the bound, and then the gate
-            cannot know when there will be room.
-tidegate_settle  1 in_flight   version ids channel announcement
-    Removes the ids, then publishes the announcement unless it is empty. Reply: how many of the ids
-    were in flight.
-tidegate_release 1 in_flight   version ids
-    Removes the ids. Reply: how many of them were in flight.
+            5 level           that was in force
+            6 policy_fresh    1 or 0: whether the published policy's lease holds
+            7 predicted_wait_ms  after this call; 0 if the service rate is not known
+            8 shortages       flat, for each refusal by layer 10 or 11: candidate, final (1 or 0),
+                              ahead, left
+            What binds, first to last: a balance that is gone for good; level (closed, or paused
+            issuance) and merchant (paused), with a wait of 0, for nobody here knows when they end;
+            a balance whose rest is on its way to others; else the layer with the longest wait, of
+            equals the first: rate limits in their order, merchant, the unreconciled rate (as layer
+            6), deadline, level. Layer 6 with 0 is the in-flight bound, and then the gate cannot
+            know when there will be room.
+tidegate_settle_2   4 in_flight units ahead balances   version ids channel announcement balances
+    Takes the ids out of flight, returns their units, stores the balances (as tidegate_tell; '':
+    none), then publishes the announcement unless it is empty: whoever hears it finds the gate told.
+    Reply: how many of the ids were in flight.
+tidegate_release_2  3 in_flight units ahead   version ids
+    Takes the ids out of flight, returns their units. Reply: how many of them were in flight.
+tidegate_tell       1 balances   version balances
+    balances: msgpack flat [key, version, available, reserved, ...]. Reply: how many were news.
+tidegate_lead       2 lead policy   version owner lease_ms
+    Reply: the fencing epoch if the owner leads now, for lease_ms from now; 0 if another does. Who
+    comes back after its lease has lapsed leads anew.
+tidegate_publish    2 lead policy   version fencing_epoch lease_ms numbers policy
+    numbers: msgpack [level, admitted_per_s, service_per_s, wait_max_ms]; policy: bytes for who
+    asks. Reply: 1, or 0 if a higher epoch leads or has published.
+tidegate_published  3 in_flight epoch policy   version
+    Reply: [in_flight, reconciled (1 or 0), fencing epoch, lease_left_ms (0: lapsed), policy].
 tidegate_reconcile_begin   3 in_flight epoch reconciling:<token>   version token
     Reply: [now_ms, in_flight, reconciled (1 or 0)].
 tidegate_reconcile_finish  2 epoch reconciling:<token>   version
     Reply: 1: the set counts as reconciled; 0: it may have lost its memory since begin.
-The caller reconciles between begin and finish, in small steps of plain commands: gate.py.
+The caller reconciles between begin and finish, in small steps of plain commands: gate_memory.py.
+tidegate_reconcile_units   3 in_flight units ahead   version cursor
+    One step through the held units: returns those whose id is not in flight. The first cursor is
+    "0". The last step counts the holds anew, if they are few enough for one step: only a deleted
+    key makes the counts wrong, and that can wait for a quieter minute.
+    Reply: [next cursor ("0": done), how many ids were returned].
 tidegate_state   2 in_flight epoch   version
     Reply: [in_flight, reconciled (1 or 0)].
 tidegate_version 0
@@ -76,22 +175,32 @@ ERRORS.  TIDEGATE_OUTDATED  the library is older than its caller, who loads its 
 A library answers callers of every earlier version; a call that changes gets a new function name.
 
 OUT OF MEMORY. admit may not run then (it lacks allow-oom), and so fails closed. The others may:
-they free memory, or take a few bytes so that memory can be freed.
+they free memory, or take a few bytes so that memory can be freed and the governor be heard.
 
 ONE CALL: a candidate with the limits of a user (1 a second, burst 5) and a gateway (50, 100).
-    packed = msgpack([1000, [200000, 1], [[1, 1000000, 5], [3, 20000, 100]],
-                      ["{p}:user:9f", "{p}:gateway:g1"], [1, 2], [[2]], [1, 0, 1]])
-    FCALL tidegate_admit 3 {p}:in_flight {p}:epoch {p}:unreconciled 1 <16 bytes> <packed>
-    -> msgpack([0, 1, [], [1000000, 20000, 200000]])
+    packed = msgpack([[1000, 3000000], [200000, 1], [],
+                      [100000, 1000000, 2000000, 0.9, 0.6, 0.8, 0.2, 0.9, 0.08, 0.6, 0.02, 0.2],
+                      [[1, 1000000, 5], [3, 20000, 100]],
+                      ["{p}:user:9f", "{p}:gateway:g1"], [1, 2], ["g1"], [], [], [],
+                      [[2]], [1, 0, 0], [1, 0, 1], [], [60000]])
+    FCALL tidegate_admit_2 8 {p}:in_flight {p}:epoch {p}:unreconciled {p}:policy {p}:level
+          {p}:balances {p}:units {p}:ahead 2 <16 bytes> <packed>
+    -> msgpack([0, 1, [], [1000000, 20000, 200000], 0, 0, 0, []])
 --]==]
 
-local VERSION = 1
+local VERSION = 2
 local CANDIDATES_MAX = 1000    -- Bounds how long one call holds the server: about 10 ms.
 local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values; smaller is as fast.
 local ID_BYTES = 16
-local LAYER_IN_FLIGHT = 6
+local NORMAL, THROTTLED, SHEDDING, CLOSED = 0, 1, 2, 3
+local LAYER_IN_FLIGHT, LAYER_MERCHANT, LAYER_LEVEL, LAYER_DEADLINE = 6, 7, 8, 9
+local CLASS_ORDER, CLASS_ISSUANCE = 3, 4
 local ROUNDING_US = 0.5
+local RATE_MIN = 0.001         -- A second; a published rate of 0 must not divide by 0.
 local RECONCILING_MS = 120000  -- An abandoned reconciliation leaves its key no longer than this.
+local BALANCES_KEPT_MS = 60000 -- Longer than any two tellings of a balance lie apart.
+local UNITS_STEP = 500         -- Held ids looked at in one step: about a millisecond.
+local RECOUNT_MAX = 2000       -- Held ids counted anew in one step: about 3 ms.
 
 local incarnation = nil
 
@@ -116,6 +225,22 @@ local function check_ids(ids)
   end
 end
 
+-- Returns the argument as a whole number of at least 1.
+local function natural(arg, name)
+  local number = tonumber(arg)
+  if not number or not (number >= 1) or number % 1 ~= 0 then
+    fail('TIDEGATE_USAGE', name .. ' must be a whole number of 1 or more')
+  end
+  return number
+end
+
+-- Returns the array of at least `count` that a text packs; nil if it does not.
+local function unpacked(text, count)
+  if not text then return nil end
+  local known, fields = pcall(cmsgpack.unpack, text)
+  if known and type(fields) == 'table' and #fields >= count then return fields end
+end
+
 local function now_us()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -125,6 +250,14 @@ local function is_reconciled(epoch_key)
   return incarnation ~= nil and redis.call('GET', epoch_key) == incarnation
 end
 
+-- Returns how long a lease has left, 0 at least. One that has more than it was given for was given
+-- by a clock that has been set back since: it counts as lapsed.
+local function left_us(ends_us, lease_us, now)
+  local left = ends_us - now
+  if left <= 0 or left > lease_us then return 0 end
+  return left
+end
+
 -- Visits 1..count in runs short enough for unpack.
 local function for_runs(count, visit)
   for first = 1, count, UNPACK_MAX do
@@ -132,39 +265,157 @@ local function for_runs(count, visit)
   end
 end
 
+-- Returns the values of a hash's fields, in their order; false for what it has not.
+local function read_fields(key, fields)
+  local values = {}
+  for_runs(#fields, function(first, last)
+    for _, value in ipairs(redis.call('HMGET', key, unpack(fields, first, last))) do
+      values[#values + 1] = value
+    end
+  end)
+  return values
+end
+
 -- admit: gather ----------------------------------------------------------------------------------
+
+-- Returns the candidates' places, better classes first; nil: as they are.
+local function precedence(classes, count)
+  if #classes == 0 then return nil end
+  local order = {}
+  for class = 1, CLASS_ISSUANCE do
+    for candidate = 1, count do
+      if classes[candidate] == class then order[#order + 1] = candidate end
+    end
+  end
+  if #order ~= count or #classes ~= count then
+    fail('TIDEGATE_USAGE', 'classes must be 1 to ' .. CLASS_ISSUANCE .. ' for each id, or none')
+  end
+  return order
+end
 
 local function read_batch(ids, packed)
   check_ids(ids)
-  local known, fields = pcall(cmsgpack.unpack, packed)
-  if not known or type(fields) ~= 'table' or #fields < 7 then
-    fail('TIDEGATE_USAGE', 'packed must be a msgpack array of 7')
-  end
+  local fields = unpacked(packed, 16)
+  if not fields then fail('TIDEGATE_USAGE', 'packed must be a msgpack array of 16') end
+  local bounds, shares = fields[1], fields[4]
   local batch = {
     ids = ids, count = #ids / ID_BYTES,
-    in_flight_max = fields[1], unreconciled = fields[2], policies = fields[3],
-    keys = fields[4], policy_of = fields[5], routes = fields[6], takes = fields[7],
+    in_flight_max = bounds[1], balance_age_us_max = bounds[2],
+    unreconciled = fields[2], ordered = fields[3],
+    burst_us = shares[1], debt_us = shares[2], seen_us = shares[3], guaranteed = shares[4],
+    shares = shares, rates = fields[5], keys = fields[6], rate_of = fields[7],
+    gateways = fields[8], balances = fields[9], balance_layers = fields[10], wants = fields[11],
+    routes = fields[12], facts = fields[13], takes = fields[14], classes = fields[15],
+    ttls_ms = fields[16],
   }
-  if batch.count > CANDIDATES_MAX or #batch.takes ~= 3 * batch.count then
+  local count = batch.count
+  if count > CANDIDATES_MAX or #batch.takes ~= 3 * count then
     fail('TIDEGATE_USAGE', 'takes must be 3 for each id, of at most ' .. CANDIDATES_MAX .. ' ids')
   end
+  if #batch.facts ~= 3 * #batch.routes or #batch.ttls_ms ~= 1 and #batch.ttls_ms ~= count then
+    fail('TIDEGATE_USAGE', 'facts must be 3 for each route, ttls_ms one for each id or for all')
+  end
+  batch.order = precedence(batch.classes, count)
   return batch
+end
+
+local function class_of(batch, candidate)
+  return batch.classes[candidate] or CLASS_ORDER
+end
+
+local function gateway_of(batch, candidate)
+  return batch.facts[3 * batch.takes[3 * candidate] - 2]
+end
+
+-- Returns the policy in force: what is published, under what is ordered. -1: not known.
+local function read_policy(policy_key, ordered, now)
+  local policy = {level = NORMAL, admitted_per_s = -1, service_per_s = -1, wait_max_ms = math.huge,
+    fresh = false}
+  local published = unpacked(redis.call('GET', policy_key), 8)
+  if published and left_us(published[2], published[3], now) > 0 then
+    policy.fresh = true
+    policy.level, policy.admitted_per_s = published[4], published[5]
+    policy.service_per_s, policy.wait_max_ms = published[6], published[7]
+  end
+  if #ordered > 0 and (ordered[5] < 0 or now < ordered[5] * 1000) then
+    policy.level = ordered[1]
+    if ordered[2] >= 0 then policy.admitted_per_s = ordered[2] end
+    if ordered[3] >= 0 then policy.service_per_s = ordered[3] end
+    policy.wait_max_ms = math.min(policy.wait_max_ms, ordered[4])
+  end
+  return policy
+end
+
+-- Adds a limit to those that the batch brought; returns its place.
+local function add_limit(batch, key, layer, interval, burst, debt_us)
+  local rates, limit = batch.rates, #batch.keys + 1
+  rates[#rates + 1] = {layer, interval, burst, debt_us}
+  batch.keys[limit], batch.rate_of[limit] = key, #rates
+  return limit
 end
 
 -- The unreconciled rate is one more limit on every route.
 local function add_unreconciled_limit(batch, key)
-  local policies, limit = batch.policies, #batch.keys + 1
-  policies[#policies + 1] = {LAYER_IN_FLIGHT, batch.unreconciled[1], batch.unreconciled[2]}
-  batch.keys[limit], batch.policy_of[limit] = key, #policies
+  local interval, burst = batch.unreconciled[1], batch.unreconciled[2]
+  local limit = add_limit(batch, key, LAYER_IN_FLIGHT, interval, burst)
   for _, route in ipairs(batch.routes) do
     route[#route + 1] = limit
   end
 end
 
-local function check_policies(policies)
-  for _, policy in ipairs(policies) do
-    if not (policy[2] > 0 and policy[3] >= 1) then  -- So written, NaN fails too.
-      fail('TIDEGATE_USAGE', 'a policy needs interval_us > 0 and burst >= 1')
+-- Returns the cells that asked lately or ask now: for each class how many, and those of the batch.
+local function read_cells(batch, level_key, now)
+  local counts, counted, asking = {}, {}, {}
+  local function count(name, class)
+    if not counted[name] then
+      counted[name] = true
+      counts[class] = (counts[class] or 0) + 1
+    end
+  end
+  for candidate = 1, batch.count do
+    local class, gateway = class_of(batch, candidate), gateway_of(batch, candidate)
+    asking[class] = asking[class] or {}
+    if not asking[class][gateway] then
+      asking[class][gateway] = class .. ':' .. batch.gateways[gateway]
+      count(asking[class][gateway], class)
+    end
+  end
+  local lately = redis.call('ZRANGEBYSCORE', level_key, now - batch.seen_us, now + batch.seen_us)
+  for _, name in ipairs(lately) do
+    count(name, tonumber(string.sub(name, 1, 1)))
+  end
+  return counts, asking
+end
+
+-- Adds the limits of `shedding`; returns their places: `total`, `caps` by class, `cells` by class
+-- and gateway, with the cells' names. Nil where no rate is bounded.
+local function add_level_limits(batch, policy, level_key, now)
+  if policy.level ~= SHEDDING or policy.admitted_per_s < 0 then return nil end
+  local counts, asking = read_cells(batch, level_key, now)
+  local shares, guaranteed, floors = batch.shares, batch.guaranteed, 0
+  for class in pairs(counts) do floors = floors + shares[3 + 2 * class] end
+  local function add(name, part, debt_us)
+    local interval = 1000000 / math.max(part * policy.admitted_per_s, RATE_MIN)
+    local burst = 1 + batch.burst_us / interval
+    return add_limit(batch, level_key .. ':' .. name, LAYER_LEVEL, interval, burst, debt_us)
+  end
+  local level = {total = add('total', 1, batch.debt_us), caps = {}, cells = {}, names = {}}
+  for class, names in pairs(asking) do
+    local floor, cap = shares[3 + 2 * class], shares[4 + 2 * class]
+    local part = math.min(guaranteed * cap, guaranteed * floor / math.max(floors, RATE_MIN))
+    level.caps[class], level.cells[class] = add('cap:' .. class, cap, batch.debt_us), {}
+    for gateway, name in pairs(names) do
+      level.cells[class][gateway] = add(name, math.max(part, floor) / counts[class])
+      level.names[#level.names + 1] = name
+    end
+  end
+  return level
+end
+
+local function check_rates(rates)
+  for _, rate in ipairs(rates) do
+    if not (rate[2] > 0 and rate[3] >= 1) then  -- So written, NaN fails too.
+      fail('TIDEGATE_USAGE', 'a rate needs interval_us > 0 and burst >= 1')
     end
   end
 end
@@ -173,16 +424,17 @@ end
 -- Limit 0 is no limit: it always has room.
 local function read_limits(batch, now)
   local backlogs, rooms_before, rooms = {}, {}, {[0] = math.huge}
-  local policies, policy_of = batch.policies, batch.policy_of
+  local rates, rate_of = batch.rates, batch.rate_of
   local floor = math.floor
   for_runs(#batch.keys, function(first, last)
     local tats = redis.call('MGET', unpack(batch.keys, first, last))
     for limit = first, last do
-      local policy = policies[policy_of[limit]]
-      local interval, burst = policy[2], policy[3]
+      local rate = rates[rate_of[limit]]
+      local interval, burst = rate[2], rate[3]
       local backlog = (tonumber(tats[limit - first + 1]) or now) - now
+      local backlog_max = interval * burst + (rate[4] or 0)
       if backlog < 0 then backlog = 0 end
-      if backlog > interval * burst then backlog = interval * burst end
+      if backlog > backlog_max then backlog = backlog_max end
       backlogs[limit] = backlog
       rooms[limit] = floor(burst - (backlog - ROUNDING_US) / interval)
       rooms_before[limit] = rooms[limit]
@@ -191,7 +443,52 @@ local function read_limits(batch, now)
   return backlogs, rooms_before, rooms
 end
 
+-- Returns what is known of the batch's balances, by their places; nil: nothing at all.
+local function read_balances(batch, balances_key, ahead_key, now)
+  local keys = batch.balances
+  if #keys == 0 or redis.call('EXISTS', balances_key) == 0 then return nil end
+  local told, ahead, balances = read_fields(balances_key, keys), read_fields(ahead_key, keys), {}
+  for place, key in ipairs(keys) do
+    local fields = unpacked(told[place], 4)
+    if fields then
+      balances[place] = {
+        key = key, layer = batch.balance_layers[place], left = fields[2], reserved = fields[3],
+        fresh = left_us(fields[4] + batch.balance_age_us_max, batch.balance_age_us_max, now) > 0,
+        ahead = math.max(0, tonumber(ahead[place]) or 0),
+      }
+    end
+  end
+  return next(balances) and balances
+end
+
 -- admit: decide ----------------------------------------------------------------------------------
+
+-- Returns the first balance that a want finds gone for good, else the first that is too short.
+local function find_shortage(balances, want)
+  local short = nil
+  for i = 1, #want, 2 do
+    local balance = balances[want[i]]
+    if balance and balance.fresh then
+      if balance.left == 0 and balance.reserved == 0 then return balance, true end
+      if balance.left - balance.ahead < want[i + 1] then short = short or balance end
+    end
+  end
+  return short, false
+end
+
+-- Returns the layer that refuses whatever the rates are, and the shortage if it is that.
+local function find_bar(batch, policy, balances, candidate, route)
+  local want = balances and batch.wants[batch.facts[3 * route]]
+  local short, final = nil, false
+  if want then short, final = find_shortage(balances, want) end
+  if final then return short.layer, short, final end
+  if policy.level >= CLOSED then return LAYER_LEVEL end
+  if policy.level >= THROTTLED and class_of(batch, candidate) == CLASS_ISSUANCE then
+    return LAYER_LEVEL
+  end
+  if batch.facts[3 * route - 1] ~= 0 then return LAYER_MERCHANT end
+  if short then return short.layer, short, false end
+end
 
 local function has_room(rooms, user, conversation, route)
   if rooms[user] < 1 or rooms[conversation] < 1 then return false end
@@ -209,33 +506,92 @@ local function take_room(rooms, user, conversation, route)
   end
 end
 
--- Takes the candidates in their order. Whoever finds no room is returned in `refused`.
+local function level_has_room(level, rooms, class, gateway)
+  return rooms[level.cells[class][gateway]] >= 1
+    or rooms[level.caps[class]] >= 1 and rooms[level.total] >= 1
+end
+
+local function take_level_room(level, rooms, class, gateway)
+  local cap, cell, total = level.caps[class], level.cells[class][gateway], level.total
+  if rooms[cell] >= 1 then rooms[cell] = rooms[cell] - 1 end
+  rooms[cap] = rooms[cap] - 1
+  rooms[total] = rooms[total] - 1
+end
+
+-- Returns how many may be in flight before a candidate so that it is served in time.
+local function in_time_max(batch, policy, candidate)
+  if policy.service_per_s <= 0 then return math.huge end
+  local ttl_ms = batch.ttls_ms[candidate] or batch.ttls_ms[1]
+  return policy.service_per_s * math.min(ttl_ms, policy.wait_max_ms) / 1000
+end
+
+local function take_units(balances, want)
+  for i = 1, #want, 2 do
+    local balance = balances[want[i]]
+    if balance then balance.ahead = balance.ahead + want[i + 1] end
+  end
+end
+
+-- Whether anything but rate limits and the in-flight bound can refuse any of the batch.
+local function has_bars(batch, policy, balances)
+  if balances or policy.level > NORMAL then return true end
+  for route = 1, #batch.routes do
+    if batch.facts[3 * route - 1] ~= 0 then return true end
+  end
+  return false
+end
+
+-- Whether every layer that counts has room. `level` is nil where no class is limited.
+local function fits(batch, rooms, level, candidate, user, conversation, route)
+  return has_room(rooms, user, conversation, batch.routes[route])
+    and (not level or level_has_room(level, rooms, class_of(batch, candidate),
+      gateway_of(batch, candidate)))
+end
+
+-- Takes the candidates in their precedence. Returns the admitted; the refused; of those the layers
+-- that bar them whatever the rates are; and the shortages, as the reply tells them.
 -- A limit or a route that is not there faults here on nil, before anything is written.
-local function decide(batch, rooms, in_flight)
-  local takes, routes, ids = batch.takes, batch.routes, batch.ids
-  local admitted, refused = {}, {}
-  for candidate = 1, batch.count do
+local function decide(batch, policy, balances, level, rooms, in_flight)
+  local takes, order, in_flight_max = batch.takes, batch.order, batch.in_flight_max
+  local admitted, refused, bars, shortages = {}, {}, {}, {}
+  local barring = has_bars(batch, policy, balances)
+  local common_max = #batch.ttls_ms == 1 and in_time_max(batch, policy, 1)
+  for turn = 1, batch.count do
+    local candidate = order and order[turn] or turn
     local at = 3 * candidate
-    local user, conversation, route = takes[at - 2], takes[at - 1], routes[takes[at]]
-    if has_room(rooms, user, conversation, route)
-        and in_flight + #admitted < batch.in_flight_max then
-      take_room(rooms, user, conversation, route)
-      local last_byte = candidate * ID_BYTES
-      admitted[#admitted + 1] = string.sub(ids, last_byte - ID_BYTES + 1, last_byte)
+    local user, conversation, route = takes[at - 2], takes[at - 1], takes[at]
+    local bar, short, final
+    if barring then bar, short, final = find_bar(batch, policy, balances, candidate, route) end
+    if not bar and in_flight < in_flight_max
+        and in_flight <= (common_max or in_time_max(batch, policy, candidate))
+        and fits(batch, rooms, level, candidate, user, conversation, route) then
+      take_room(rooms, user, conversation, batch.routes[route])
+      if level then
+        take_level_room(level, rooms, class_of(batch, candidate), gateway_of(batch, candidate))
+      end
+      if balances then take_units(balances, batch.wants[batch.facts[3 * route]]) end
+      in_flight = in_flight + 1
+      admitted[#admitted + 1] = candidate
     else
       refused[#refused + 1] = candidate
+      bars[candidate] = bar
+      if short then
+        local n = #shortages
+        shortages[n + 1], shortages[n + 2] = candidate, final and 1 or 0
+        shortages[n + 3], shortages[n + 4] = short.ahead, short.left
+      end
     end
   end
-  return admitted, refused
+  return admitted, refused, bars, shortages
 end
 
 -- Moves each limit's backlog on by what was taken from its room; returns the limits that moved.
 local function move_backlogs(batch, backlogs, rooms_before, rooms)
-  local policies, policy_of, moved = batch.policies, batch.policy_of, {}
+  local rates, rate_of, moved = batch.rates, batch.rate_of, {}
   for limit = 1, #backlogs do
     local taken = rooms_before[limit] - rooms[limit]
     if taken > 0 then
-      backlogs[limit] = backlogs[limit] + taken * policies[policy_of[limit]][2]
+      backlogs[limit] = backlogs[limit] + taken * rates[rate_of[limit]][2]
       moved[#moved + 1] = limit
     end
   end
@@ -244,19 +600,39 @@ end
 
 -- Returns for each refused candidate its binding layer and how long until that has room. Waits are
 -- told as of the end of the call: what this call admitted stands before everyone it refused.
-local function explain(batch, refused, backlogs, rooms)
-  local policies, policy_of, queued, refusals = batch.policies, batch.policy_of, {}, {}
+local function explain(batch, policy, level, refused, bars, backlogs, rooms, in_flight)
+  local rates, rate_of, queued, refusals = batch.rates, batch.rate_of, {}, {}
+  local layer, wait
+  local function turn_at(place)
+    local turn = queued[place] or 0
+    queued[place] = turn + 1
+    return turn
+  end
+  local function consider(layer_new, wait_new)
+    if wait_new > wait then layer, wait = layer_new, wait_new end
+  end
+  local function consider_limit(limit)
+    if rooms[limit] < 1 then
+      local rate = rates[rate_of[limit]]
+      consider(rate[1], backlogs[limit] + (turn_at(limit) + 1 - rate[3]) * rate[2])
+    end
+  end
   for _, candidate in ipairs(refused) do
-    local at = 3 * candidate
-    local limits = {batch.takes[at - 2], batch.takes[at - 1], unpack(batch.routes[batch.takes[at]])}
-    local layer, wait = LAYER_IN_FLIGHT, 0
-    for _, limit in ipairs(limits) do
-      if rooms[limit] < 1 then
-        local policy = policies[policy_of[limit]]
-        local turn = queued[limit] or 0
-        queued[limit] = turn + 1
-        local until_room = backlogs[limit] + (turn + 1 - policy[3]) * policy[2]
-        if until_room > wait then layer, wait = policy[1], until_room end
+    layer, wait = bars[candidate] or LAYER_IN_FLIGHT, 0
+    if not bars[candidate] then
+      local at = 3 * candidate
+      consider_limit(batch.takes[at - 2])
+      consider_limit(batch.takes[at - 1])
+      for _, limit in ipairs(batch.routes[batch.takes[at]]) do consider_limit(limit) end
+      local excess = in_flight - in_time_max(batch, policy, candidate)
+      if excess > 0 then
+        consider(LAYER_DEADLINE, (excess + turn_at('deadline')) / policy.service_per_s * 1000000)
+      end
+      if level then
+        local class, gateway = class_of(batch, candidate), gateway_of(batch, candidate)
+        if not level_has_room(level, rooms, class, gateway) then
+          consider_limit(level.cells[class][gateway])
+        end
       end
     end
     local n = #refusals
@@ -265,61 +641,247 @@ local function explain(batch, refused, backlogs, rooms)
   return refusals
 end
 
+-- admit: apply -----------------------------------------------------------------------------------
+
+local function id_of(batch, candidate)
+  return string.sub(batch.ids, (candidate - 1) * ID_BYTES + 1, candidate * ID_BYTES)
+end
+
+-- Returns what is to be held of known balances, by candidate: packed, and its flat list.
+local function pack_holds(batch, balances, admitted)
+  local holds = {}
+  if not balances then return holds end
+  for _, candidate in ipairs(admitted) do
+    local want, hold = batch.wants[batch.facts[3 * batch.takes[3 * candidate]]], {}
+    for i = 1, want and #want or 0, 2 do
+      local balance = balances[want[i]]
+      if balance then hold[#hold + 1], hold[#hold + 2] = balance.key, want[i + 1] end
+    end
+    if #hold > 0 then holds[#holds + 1] = {id_of(batch, candidate), cmsgpack.pack(hold), hold} end
+  end
+  return holds
+end
+
+local function add_amounts(sums, hold)
+  for i = 1, #hold, 2 do
+    sums[hold[i]] = (sums[hold[i]] or 0) + hold[i + 1]
+  end
+end
+
+-- Holds each id once: one that is held already counts no more.
+local function hold_units(units_key, ahead_key, holds)
+  local sums = {}
+  for _, hold in ipairs(holds) do
+    if redis.call('HSETNX', units_key, hold[1], hold[2]) == 1 then add_amounts(sums, hold[3]) end
+  end
+  for key, sum in pairs(sums) do
+    redis.call('HINCRBY', ahead_key, key, string.format('%.0f', sum))
+  end
+end
+
+local function remember_cells(level_key, names, seen_us, now)
+  for _, name in ipairs(names) do
+    redis.call('ZADD', level_key, now, name)
+  end
+  redis.call('ZREMRANGEBYSCORE', level_key, '-inf', '(' .. now - seen_us)
+  redis.call('PEXPIRE', level_key, math.ceil(seen_us / 1000))
+end
+
 local function admit(keys, args)
-  check_call(keys, 3, args, 3)
+  check_call(keys, 8, args, 3)
   local batch = read_batch(args[2], args[3])
   local now = now_us()
   local in_flight = redis.call('SCARD', keys[1])
   local reconciled = is_reconciled(keys[2])
   if not reconciled then add_unreconciled_limit(batch, keys[3]) end
-  check_policies(batch.policies)
+  local policy = read_policy(keys[4], batch.ordered, now)
+  local level = add_level_limits(batch, policy, keys[5], now)
+  check_rates(batch.rates)
   local backlogs, rooms_before, rooms = read_limits(batch, now)
+  local balances = read_balances(batch, keys[6], keys[8], now)
 
-  local admitted, refused = decide(batch, rooms, in_flight)
+  local admitted, refused, bars, shortages =
+    decide(batch, policy, balances, level, rooms, in_flight)
   local moved = move_backlogs(batch, backlogs, rooms_before, rooms)
-  local refusals = explain(batch, refused, backlogs, rooms)
+  local refusals = explain(batch, policy, level, refused, bars, backlogs, rooms,
+    in_flight + #admitted)
+  local holds, ids = pack_holds(batch, balances, admitted), {}
+  for i = 1, #admitted do ids[i] = id_of(batch, admitted[i]) end
 
   -- Point of no return.
-  for_runs(#admitted, function(first, last)
-    in_flight = in_flight + redis.call('SADD', keys[1], unpack(admitted, first, last))
+  for_runs(#ids, function(first, last)
+    in_flight = in_flight + redis.call('SADD', keys[1], unpack(ids, first, last))
   end)
   local call, ceil, floor = redis.call, math.ceil, math.floor
   for i = 1, #moved do
     local key, backlog = batch.keys[moved[i]], backlogs[moved[i]]
     call('SET', key, floor(now + backlog + 0.5), 'PX', ceil(backlog / 1000))
   end
-  return cmsgpack.pack({reconciled and 1 or 0, in_flight, refusals, backlogs})
+  hold_units(keys[7], keys[8], holds)
+  if level then remember_cells(keys[5], level.names, batch.seen_us, now) end
+  local wait_ms = policy.service_per_s > 0 and ceil(in_flight * 1000 / policy.service_per_s) or 0
+  return cmsgpack.pack({reconciled and 1 or 0, in_flight, refusals, backlogs, policy.level,
+    policy.fresh and 1 or 0, wait_ms, shortages})
 end
 
--- settle, release --------------------------------------------------------------------------------
+-- settle, release, tell --------------------------------------------------------------------------
 
-local function remove(in_flight_key, ids)
-  local members, removed = {}, 0
+local function members_of(ids)
+  local members = {}
   for first = 1, #ids, ID_BYTES do
     members[#members + 1] = string.sub(ids, first, first + ID_BYTES - 1)
   end
+  return members
+end
+
+-- Returns which of the ids hold units, each once, and the sums by balance.
+local function read_holds(units_key, members)
+  local held, sums, seen = {}, {}, {}
+  if redis.call('EXISTS', units_key) == 0 then return held, sums end
+  for place, packed in ipairs(read_fields(units_key, members)) do
+    local member = members[place]
+    if packed and not seen[member] then
+      seen[member], held[#held + 1] = true, member
+      add_amounts(sums, unpacked(packed, 2) or {})
+    end
+  end
+  return held, sums
+end
+
+local function return_units(units_key, ahead_key, held, sums)
+  for_runs(#held, function(first, last)
+    redis.call('HDEL', units_key, unpack(held, first, last))
+  end)
+  for key, sum in pairs(sums) do
+    local rest = redis.call('HINCRBY', ahead_key, key, string.format('%.0f', -sum))
+    if rest <= 0 then redis.call('HDEL', ahead_key, key) end
+  end
+end
+
+local function remove(in_flight_key, members)
+  local removed = 0
   for_runs(#members, function(first, last)
     removed = removed + redis.call('SREM', in_flight_key, unpack(members, first, last))
   end)
   return removed
 end
 
+-- Returns those of the told balances that are news, by key, in the form they are stored in.
+local function read_news(balances_key, packed, now)
+  local told = packed == '' and {} or unpacked(packed, 4)
+  if not told or #told % 4 ~= 0 then
+    fail('TIDEGATE_USAGE', 'balances must be a msgpack array of 4 for each')
+  end
+  local keys, known, news = {}, {}, {}
+  for i = 1, #told, 4 do keys[#keys + 1] = told[i] end
+  for place, stored in ipairs(read_fields(balances_key, keys)) do
+    known[keys[place]] = unpacked(stored, 4)
+  end
+  for i = 1, #told, 4 do
+    local key, version, available, reserved = told[i], told[i + 1], told[i + 2], told[i + 3]
+    if not (version >= 0 and available >= 0 and reserved >= 0) then
+      fail('TIDEGATE_USAGE', 'a balance is a version, available and reserved, none below 0')
+    end
+    local old = known[key]
+    if not old or version >= old[1]
+        or left_us(old[4] + BALANCES_KEPT_MS * 1000, BALANCES_KEPT_MS * 1000, now) == 0 then
+      known[key] = {version, available, reserved, now}
+      news[key] = cmsgpack.pack(known[key])
+    end
+  end
+  return news
+end
+
+local function store_news(balances_key, news)
+  local count = 0
+  for key, balance in pairs(news) do
+    redis.call('HSET', balances_key, key, balance)
+    count = count + 1
+  end
+  if count > 0 then redis.call('PEXPIRE', balances_key, BALANCES_KEPT_MS) end
+  return count
+end
+
 local function settle(keys, args)
-  check_call(keys, 1, args, 4)
+  check_call(keys, 4, args, 5)
   check_ids(args[2])
+  local members = members_of(args[2])
+  local held, sums = read_holds(keys[2], members)
+  local news = read_news(keys[4], args[5], now_us())
 
   -- Point of no return.
-  local removed = remove(keys[1], args[2])
+  local removed = remove(keys[1], members)
+  return_units(keys[2], keys[3], held, sums)
+  store_news(keys[4], news)
   if args[4] ~= '' then redis.call('PUBLISH', args[3], args[4]) end
   return removed
 end
 
 local function release(keys, args)
-  check_call(keys, 1, args, 2)
+  check_call(keys, 3, args, 2)
   check_ids(args[2])
+  local members = members_of(args[2])
+  local held, sums = read_holds(keys[2], members)
 
   -- Point of no return.
-  return remove(keys[1], args[2])
+  local removed = remove(keys[1], members)
+  return_units(keys[2], keys[3], held, sums)
+  return removed
+end
+
+local function tell(keys, args)
+  check_call(keys, 1, args, 2)
+  local news = read_news(keys[1], args[2], now_us())
+
+  -- Point of no return.
+  return store_news(keys[1], news)
+end
+
+-- lead, publish ----------------------------------------------------------------------------------
+
+local function lead(keys, args)
+  check_call(keys, 2, args, 3)
+  local owner, lease_us = args[2], natural(args[3], 'lease_ms') * 1000
+  local now = now_us()
+  local leader = unpacked(redis.call('GET', keys[1]), 4) or {0, 0, 0, ''}
+  local published = unpacked(redis.call('GET', keys[2]), 8) or {0}
+  local epoch, leads = leader[1], left_us(leader[2], leader[3], now) > 0
+  if leads and leader[4] ~= owner then return 0 end
+  if not leads then
+    epoch = math.max(epoch + 1, published[1] + 1, math.floor(now / 1000))
+  end
+
+  -- Point of no return.
+  redis.call('SET', keys[1], cmsgpack.pack({epoch, now + lease_us, lease_us, owner}))
+  return epoch
+end
+
+local function publish(keys, args)
+  check_call(keys, 2, args, 5)
+  local epoch, lease_us = natural(args[2], 'fencing_epoch'), natural(args[3], 'lease_ms') * 1000
+  local numbers = unpacked(args[4], 4)
+  if not numbers or not (numbers[1] >= NORMAL and numbers[1] <= CLOSED and numbers[2] >= -1
+      and numbers[3] >= -1 and numbers[4] >= 0) then
+    fail('TIDEGATE_USAGE', 'numbers must be level, admitted_per_s, service_per_s, wait_max_ms')
+  end
+  local now = now_us()
+  local leader = unpacked(redis.call('GET', keys[1]), 4) or {0}
+  local published = unpacked(redis.call('GET', keys[2]), 8) or {0}
+  if epoch < leader[1] or epoch < published[1] then return 0 end
+
+  -- Point of no return.
+  redis.call('SET', keys[2], cmsgpack.pack({epoch, now + lease_us, lease_us, numbers[1], numbers[2],
+    numbers[3], numbers[4], args[5]}))
+  return 1
+end
+
+local function published(keys, args)
+  check_call(keys, 3, args, 1)
+  local now = now_us()
+  local policy = unpacked(redis.call('GET', keys[3]), 8) or {0, 0, 0, 0, 0, 0, 0, ''}
+  local left_ms = math.ceil(left_us(policy[2], policy[3], now) / 1000)
+  return {redis.call('SCARD', keys[1]), is_reconciled(keys[2]) and 1 or 0, policy[1], left_ms,
+    policy[8]}
 end
 
 -- reconcile --------------------------------------------------------------------------------------
@@ -349,6 +911,38 @@ local function reconcile_finish(keys, args)
   return 1
 end
 
+-- Counts all holds anew, and writes the counts that differ.
+local function recount(units_key, ahead_key)
+  local sums = {}
+  for place, packed in ipairs(redis.call('HGETALL', units_key)) do
+    if place % 2 == 0 then add_amounts(sums, unpacked(packed, 2) or {}) end
+  end
+  redis.call('DEL', ahead_key)
+  for key, sum in pairs(sums) do
+    redis.call('HSET', ahead_key, key, string.format('%.0f', sum))
+  end
+end
+
+local function reconcile_units(keys, args)
+  check_call(keys, 3, args, 2)
+  local scanned = redis.call('HSCAN', keys[2], args[2], 'COUNT', UNITS_STEP)
+  local stale, sums = {}, {}
+  for i = 1, #scanned[2], 2 do
+    local member = scanned[2][i]
+    if redis.call('SISMEMBER', keys[1], member) == 0 then
+      stale[#stale + 1] = member
+      add_amounts(sums, unpacked(scanned[2][i + 1], 2) or {})
+    end
+  end
+
+  -- Point of no return.
+  return_units(keys[2], keys[3], stale, sums)
+  if scanned[1] == '0' and redis.call('HLEN', keys[2]) <= RECOUNT_MAX then
+    recount(keys[2], keys[3])
+  end
+  return {scanned[1], #stale}
+end
+
 local function state(keys, args)
   check_call(keys, 2, args, 1)
   return {redis.call('SCARD', keys[1]), is_reconciled(keys[2]) and 1 or 0}
@@ -357,12 +951,19 @@ end
 redis.register_function{function_name = 'tidegate_version', flags = {'no-writes', 'allow-stale'},
   callback = function() return VERSION end}
 redis.register_function{function_name = 'tidegate_state', callback = state, flags = {'no-writes'}}
-redis.register_function('tidegate_admit', admit)
-redis.register_function{function_name = 'tidegate_settle', callback = settle,
-  flags = {'allow-oom'}}
-redis.register_function{function_name = 'tidegate_release', callback = release,
-  flags = {'allow-oom'}}
-redis.register_function{function_name = 'tidegate_reconcile_begin', callback = reconcile_begin,
-  flags = {'allow-oom'}}
-redis.register_function{function_name = 'tidegate_reconcile_finish', callback = reconcile_finish,
-  flags = {'allow-oom'}}
+redis.register_function{function_name = 'tidegate_published', callback = published,
+  flags = {'no-writes'}}
+redis.register_function('tidegate_admit_2', admit)
+
+local function register_allow_oom(name, callback)
+  redis.register_function{function_name = name, callback = callback, flags = {'allow-oom'}}
+end
+
+register_allow_oom('tidegate_settle_2', settle)
+register_allow_oom('tidegate_release_2', release)
+register_allow_oom('tidegate_tell', tell)
+register_allow_oom('tidegate_lead', lead)
+register_allow_oom('tidegate_publish', publish)
+register_allow_oom('tidegate_reconcile_begin', reconcile_begin)
+register_allow_oom('tidegate_reconcile_finish', reconcile_finish)
+register_allow_oom('tidegate_reconcile_units', reconcile_units)

@@ -28,6 +28,12 @@ class GateNames(Struct, frozen=True):
     epoch: str
     unreconciled: str
     reconciling: str
+    lead: str
+    policy: str
+    level: str
+    balances: str
+    units: str
+    ahead: str
     limits: str
     outcome_channel: str
 
@@ -48,6 +54,12 @@ def gate_names(key_prefix: str = KEY_PREFIX) -> GateNames:
         epoch=f"{root}:epoch",
         unreconciled=f"{root}:unreconciled",
         reconciling=f"{root}:reconciling",
+        lead=f"{root}:lead",
+        policy=f"{root}:policy",
+        level=f"{root}:level",
+        balances=f"{root}:balances",
+        units=f"{root}:units",
+        ahead=f"{root}:ahead",
         limits=root,
         outcome_channel=f"{root}:outcomes",
     )

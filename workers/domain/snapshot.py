@@ -40,12 +40,17 @@ class Campaign(Struct, frozen=True, kw_only=True):
 
 
 class Item(Struct, frozen=True, kw_only=True, gc=False):
-    """One SKU of a campaign: its price (minor units), its merchant, the units on sale now."""
+    """One SKU of a campaign: its price (minor units), its merchant, the units on sale now.
+
+    `version` counts the changes of its stock.
+    """
 
     price: int
     merchant_id: str
     merchant_paused: bool
     available: int
+    reserved: int = 0
+    version: int = 0
 
 
 class Coupon(Struct, frozen=True, kw_only=True, gc=False):
@@ -59,11 +64,12 @@ class Coupon(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """A campaign's budget, in minor units."""
+    """A campaign's budget, in minor units. `version` counts its changes."""
 
     budget: int
     reserved: int
     spent: int
+    version: int = 0
 
     @property
     def available(self) -> int:

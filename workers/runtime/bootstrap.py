@@ -10,6 +10,7 @@ import structlog
 
 from config.settings import Settings
 from workers.contract import announce
+from workers.contract.admission import Balance
 from workers.contract.gate import Gate, GateUnreachable, open_gate
 from workers.contract.resource import IntentResource, pack
 from workers.service.process_batch import Processor
@@ -24,23 +25,28 @@ def build_processor(settings: Settings) -> Processor:
     session = BatchSession(
         opener(settings.postgres, WORKER, "worker"), worker=f"{socket.gethostname()}:{os.getpid()}"
     )
-    return Processor(session, announcer(open_gate(settings)), batch_max=settings.worker.batch_max)
+    return Processor(
+        session,
+        announcer(open_gate(settings)),
+        batch_max=settings.worker.batch_max,
+        scarce_max=settings.governor.scarce_units_max,
+    )
 
 
-def announcer(gate: Gate) -> Callable[[Sequence[IntentResource]], None]:
+def announcer(gate: Gate) -> Callable[[Sequence[IntentResource], Sequence[Balance]], None]:
     """Return a function that settles intents at the gate and tells their outcomes, in one call.
 
     Without Valkey it only logs: who waits finds the outcome in the journal, and the reconciliation
     finds the settled ids.
     """
 
-    def tell(outcomes: Sequence[IntentResource]) -> None:
+    def tell(outcomes: Sequence[IntentResource], balances: Sequence[Balance]) -> None:
         if not outcomes:
             return
         ids = [outcome.intent_id for outcome in outcomes]
         message = announce.encode([(outcome.intent_id, pack(outcome)) for outcome in outcomes])
         try:
-            gate.settle(ids, message)
+            gate.settle(ids, message, balances)
         except GateUnreachable as error:
             _log.warning("outcomes not announced", intents=len(ids), error=str(error))
 

@@ -31,6 +31,7 @@ from uuid import UUID
 from msgspec import Struct, field
 
 from config import failpoints
+from workers.contract.admission import Balance
 from workers.contract.ids import uuid7
 from workers.contract.resource import IntentResource, resource_of
 from workers.domain.decide import decide
@@ -38,6 +39,7 @@ from workers.domain.intent import Intent
 from workers.domain.movements import Movements, movements_of
 from workers.domain.outcome import Outcome, Refusal
 from workers.domain.snapshot import CounterKey, Snapshot
+from workers.service.balances import balances_after
 from workers.service.suspects import by_suspicion
 from workers.store.batch import Claim, Deaths
 from workers.store.errors import Fault, fault_of
@@ -90,20 +92,23 @@ class BatchReport(Struct):
 class Processor:
     """Turns open intents into outcomes, one batch at a time; for one thread.
 
-    `announce` is told the resources of every committed outcome; it must not raise.
+    `announce` is told the resources of every committed outcome, and what is left of what they have
+    taken where it is scarce, `scarce_max` units or fewer; it must not raise.
     """
 
     def __init__(
         self,
         store: Store,
-        announce: Callable[[Sequence[IntentResource]], None],
+        announce: Callable[[Sequence[IntentResource], Sequence[Balance]], None],
         *,
         batch_max: int,
+        scarce_max: int = 0,
         decide: Callable[[Sequence[Intent], Snapshot, datetime], list[Outcome]] = decide,
     ) -> None:
         self._store = store
         self._announce = announce
         self._batch_max = batch_max
+        self._scarce_max = scarce_max
         self._decide = decide
         self._successes = 0  # batches that committed more than refusals for lateness
         self._successes_at_failure: dict[UUID, int] = {}
@@ -131,7 +136,7 @@ class Processor:
         """
         if self._unsure:
             decided = self._store.decided(list(self._unsure))
-            self._announce(decided)
+            self._announce(decided, ())
             self._unsure -= {resource.intent_id for resource in decided}
 
     def _attempt(
@@ -186,21 +191,21 @@ class Processor:
                 failpoints.hit("worker.after_claim")
                 if wary and deaths:
                     raise _SuspectsError(deaths)
-                outcomes, decided_at, counted = self._decide_all(claim, watch)
-                self._commit(batch_id, outcomes, decided_at, counted)
+                outcomes, decided_at, snapshot = self._decide_all(claim, watch)
+                moved = movements_of(outcomes)
+                self._commit(batch_id, outcomes, moved, decided_at, snapshot.counters)
             except Exception:
                 self._store.forget_claim(batch_id)
                 raise
         watch.lap("apply")
         if any(outcome.refusal is not Refusal.DEADLINE_EXPIRED for outcome in outcomes):
             self._successes += 1
-        self._tell(outcomes, decided_at, report)
+        balances = balances_after(snapshot, moved, self._scarce_max)
+        self._tell(outcomes, decided_at, report, balances)
         watch.lap("announce")
 
-    def _decide_all(
-        self, claim: Claim, watch: _Watch
-    ) -> tuple[list[Outcome], datetime, Container[CounterKey]]:
-        """Decide a claim; return outcomes, when they were decided, and which counters there are.
+    def _decide_all(self, claim: Claim, watch: _Watch) -> tuple[list[Outcome], datetime, Snapshot]:
+        """Decide a claim; return outcomes, when they were decided, and what was known.
 
         Intents already past their deadline take no lock.
         """
@@ -209,7 +214,7 @@ class Processor:
         timely = [intent for intent in claim.intents if intent.deadline > claim.at]
         outcomes = [Outcome(intent=intent, refusal=Refusal.DEADLINE_EXPIRED) for intent in late]
         if not timely:
-            return outcomes, claim.at, ()
+            return outcomes, claim.at, Snapshot()
         if claim.unreadable:
             for intent in timely:
                 if intent.intent_id in claim.unreadable:
@@ -218,12 +223,13 @@ class Processor:
         watch.lap("gather")
         outcomes += self._decide(timely, snapshot, decided_at)
         watch.lap("decide")
-        return outcomes, decided_at, snapshot.counters
+        return outcomes, decided_at, snapshot
 
     def _commit(
         self,
         batch_id: UUID,
         outcomes: list[Outcome],
+        moved: Movements,
         decided_at: datetime,
         counted: Container[CounterKey],
     ) -> None:
@@ -231,7 +237,7 @@ class Processor:
             self._store.apply_and_commit(
                 batch_id,
                 outcomes,
-                movements_of(outcomes),
+                moved,
                 decided_at,
                 counted=counted,
                 before_commit=lambda: failpoints.hit("worker.before_commit"),
@@ -242,7 +248,13 @@ class Processor:
             raise
         failpoints.hit("worker.after_commit")
 
-    def _tell(self, outcomes: list[Outcome], decided_at: datetime, report: BatchReport) -> None:
+    def _tell(
+        self,
+        outcomes: list[Outcome],
+        decided_at: datetime,
+        report: BatchReport,
+        balances: Sequence[Balance] = (),
+    ) -> None:
         report.batches += 1
         report.claimed += len(outcomes)
         for outcome in outcomes:
@@ -255,7 +267,7 @@ class Processor:
                 self._successes_at_failure.pop(outcome.intent.intent_id, None)
                 self._unsure.discard(outcome.intent.intent_id)
         failpoints.hit("worker.before_announce")
-        self._announce([resource_of(outcome, decided_at) for outcome in outcomes])
+        self._announce([resource_of(outcome, decided_at) for outcome in outcomes], balances)
 
     def _bisect(
         self, ids: list[UUID], error: Exception, report: BatchReport, *, wary: bool
@@ -305,7 +317,7 @@ class Processor:
                 return
             outcome = Outcome(intent=claim.intents[0], refusal=Refusal.COULD_NOT_BE_PROCESSED)
             self._store.record_quarantine(intent_id, error, attempts)
-            self._commit(batch_id, [outcome], claim.at, ())
+            self._commit(batch_id, [outcome], Movements(), claim.at, ())
         report.quarantined += 1
         self._tell([outcome], claim.at, report)
 

@@ -62,6 +62,7 @@ def apply(
             "decided_at": decided_at,
             "intent_ids": ids,
             "reasons": texts([outcome.refusal for outcome in outcomes]),
+            "gateway_ids": texts([outcome.intent.gateway_id for outcome in outcomes]),
             **_orders(sold, ids if len(sold) == len(outcomes) else None),
             **_lines(sold),
             **_redemptions(sold),

@@ -156,14 +156,19 @@ def _snapshot(
     return Snapshot(
         campaigns={row[1]: campaign_of(row[1:]) for row in terms if row[1] is not None},
         budgets={
-            campaign_id: Budget(budget=budget, reserved=reserved, spent=spent)
-            for campaign_id, budget, reserved, spent in budgets
+            campaign_id: Budget(budget=budget, reserved=reserved, spent=spent, version=version)
+            for campaign_id, budget, reserved, spent, version in budgets
         },
         items={
             (campaign_id, sku): Item(
-                price=price, merchant_id=merchant_id, merchant_paused=paused, available=available
+                price=price,
+                merchant_id=merchant_id,
+                merchant_paused=paused,
+                available=available,
+                reserved=reserved,
+                version=version,
             )
-            for campaign_id, sku, price, merchant_id, paused, available in stock
+            for campaign_id, sku, price, merchant_id, paused, available, reserved, version in stock
         },
         coupons={
             coupon_id: Coupon(

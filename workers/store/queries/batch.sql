@@ -41,12 +41,15 @@ DELETE FROM claims WHERE batch_id = ANY(%(batch_ids)b::uuid[])
 -- budgets_lock --
 -- Whoever changes a campaign's coupons, or who holds them, has locked its budget first. So no coupon is
 -- locked here: those of a campaign whose budget is locked stay as they are.
-SELECT campaign_id, budget, reserved, spent FROM budgets
+SELECT campaign_id, budget, reserved, spent, version FROM budgets
 WHERE campaign_id = ANY(%(campaign_ids)b::text[])
 ORDER BY campaign_id FOR NO KEY UPDATE
 
 -- stock_lock --
-SELECT s.campaign_id, s.sku, i.price, i.merchant_id, m.paused, s.available
+-- A merchant's pause ends by itself. It is judged by the time the batch began: no receipt hangs on it.
+SELECT s.campaign_id, s.sku, i.price, i.merchant_id,
+       m.paused AND (m.paused_until IS NULL OR m.paused_until > now()), s.available,
+       s.reserved, s.version
 FROM stock s JOIN items i USING (campaign_id, sku) JOIN merchants m USING (merchant_id)
 WHERE (s.campaign_id, s.sku) IN (SELECT * FROM unnest(%(campaign_ids)b::text[], %(skus)b::text[]))
 ORDER BY s.campaign_id, s.sku FOR NO KEY UPDATE OF s
@@ -149,6 +152,19 @@ WITH sold AS (
     DELETE FROM open_intents WHERE intent_id = ANY(%(intent_ids)b::uuid[])
 ), forgotten AS (
     DELETE FROM claims WHERE batch_id = %(batch_id)s
+), noted AS (
+    -- For gateways with an endpoint; while there is none, nothing here is run.
+    INSERT INTO outbox (endpoint_id, subject_id, event, occurred_at)
+    SELECT e.endpoint_id, t.intent_id, t.event, %(decided_at)s
+    FROM (
+        SELECT intent_id, gateway_id, CASE WHEN reason IS NULL THEN 'tidegate.intent.committed'
+            ELSE 'tidegate.intent.refused' END AS event
+        FROM unnest(%(intent_ids)b::uuid[], %(gateway_ids)b::text[], %(reasons)b::text[])
+            AS o(intent_id, gateway_id, reason)
+    ) AS t
+    JOIN webhook_endpoints e ON e.gateway_id = t.gateway_id
+    WHERE e.disabled_at IS NULL AND t.event = ANY(e.events)
+      AND EXISTS (SELECT FROM webhook_endpoints WHERE disabled_at IS NULL)
 )
 INSERT INTO outcomes (intent_id, reason, decided_at)
 SELECT intent_id, reason, %(decided_at)s

@@ -119,7 +119,8 @@ WHERE %(campaign_id)s::text IS NULL OR c.campaign_id = %(campaign_id)s
 ORDER BY c.starts_at, c.campaign_id
 
 -- items_list --
-SELECT i.sku, i.merchant_id, m.paused, i.price, s.initial, s.available, s.reserved, s.sold
+SELECT i.sku, i.merchant_id,
+       m.paused AND (m.paused_until IS NULL OR m.paused_until > clock_timestamp()), i.price, s.initial, s.available, s.reserved, s.sold
 FROM items i JOIN stock s USING (campaign_id, sku) JOIN merchants m USING (merchant_id)
 WHERE i.campaign_id = %(campaign_id)s
 ORDER BY i.sku

@@ -45,9 +45,21 @@ WHERE order_id = ANY(%(order_ids)b::uuid[]) ORDER BY order_id, recorded_at
 SELECT clock_timestamp()
 
 -- orders_set --
-UPDATE orders o SET status = d.status
-FROM unnest(%(order_ids)b::uuid[], %(statuses)b::text[]) AS d(order_id, status)
-WHERE o.order_id = d.order_id
+-- And the outbox is told of it, for gateways with an endpoint. A payment recorded for a refund changes
+-- no status.
+WITH changed AS (
+    UPDATE orders o SET status = d.status
+    FROM unnest(%(order_ids)b::uuid[], %(statuses)b::text[]) AS d(order_id, status)
+    WHERE o.order_id = d.order_id AND o.status <> d.status
+    RETURNING o.order_id, 'tidegate.order.' || o.status AS event
+)
+INSERT INTO outbox (endpoint_id, subject_id, event, occurred_at)
+SELECT e.endpoint_id, c.order_id, c.event, clock_timestamp()
+FROM changed c
+JOIN intents i ON i.intent_id = c.order_id
+JOIN webhook_endpoints e ON e.gateway_id = i.gateway_id
+WHERE e.disabled_at IS NULL AND c.event = ANY(e.events)
+  AND EXISTS (SELECT FROM webhook_endpoints WHERE disabled_at IS NULL)
 
 -- payments_insert --
 INSERT INTO payments (order_id, reference, amount, status)
@@ -92,11 +104,13 @@ UNION ALL
 (SELECT coupon_id, NULL FROM stretch ORDER BY coupon_id OFFSET %(stretch)s - 1)
 
 -- coupons_expire --
--- Under the budget's lock; a coupon redeemed since it was seen is left alone.
+-- Under the budget's lock; a coupon redeemed since it was seen is left alone, as is one whose campaign
+-- was extended.
 WITH locked AS (
-    SELECT c.coupon_id FROM coupons c
+    SELECT c.coupon_id FROM coupons c JOIN campaigns p USING (campaign_id)
     WHERE c.coupon_id = ANY(%(coupon_ids)b::uuid[]) AND c.expired_at IS NULL
-    ORDER BY c.coupon_id FOR NO KEY UPDATE
+      AND p.coupons_valid_until <= clock_timestamp()
+    ORDER BY c.coupon_id FOR NO KEY UPDATE OF c
 )
 UPDATE coupons c SET expired_at = clock_timestamp()
 FROM locked l

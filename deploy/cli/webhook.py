@@ -1,0 +1,375 @@
+"""`tidegate webhook`: where gateways hear of outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import click
+
+from config.settings import require_secrets
+from deploy.cli import faults
+from deploy.cli.output import json_option, show
+from deploy.cli.target import connection_settings, data_option
+from workers.domain.delivery import EVENTS
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+    from workers.contract.webhook import WebhookSecrets
+    from workers.domain.delivery import Answer
+    from workers.service.relay import Writer
+    from workers.store.outbox import Wanted
+    from workers.store.pool import Connection
+    from workers.store.webhooks import Endpoint, EndpointRecord, NewSecret
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+reason_option: Callable[[F], F] = click.option("--reason", help="Kept in the operators' record.")
+id_argument: Callable[[F], F] = click.argument("endpoint_id", metavar="ID", type=int)
+_BODY_SHOWN_MAX = 200
+
+
+@click.group()
+def webhook() -> None:
+    """Register the endpoints that hear of outcomes, test them, deliver again.
+
+    Messages are CloudEvents, signed as in Standard Webhooks.
+    """
+
+
+@webhook.command()
+@click.argument("gateway_id", metavar="GATEWAY")
+@click.argument("url")
+@click.option(
+    "--events",
+    metavar="TYPE,…",
+    help=f"What it wants to hear; all of it where none is named: {', '.join(EVENTS)}.",
+)
+@click.option("--dry-run", is_flag=True, help="Check the URL, and register nothing.")
+@reason_option
+@data_option
+@json_option
+def register(
+    *,
+    gateway_id: str,
+    url: str,
+    events: str | None,
+    dry_run: bool,
+    reason: str | None,
+    data: Path | None,
+    as_json: bool,
+) -> int:
+    """Send the events of GATEWAY to URL from now on, and show the secret that signs them, once."""
+    from deploy.actor import whoami
+    from workers.domain.destination import Refused
+    from workers.store import webhooks
+
+    wanted = _events(events)
+    settings = _settings(data)
+    try:
+        asyncio.run(_check(url, settings))
+    except Refused as refused:
+        click.echo(f"tidegate: nothing of ours is sent to {url}: {refused}", err=True)
+        return faults.NOT_FINE
+    if dry_run:
+        result = {"gateway_id": gateway_id, "url": url, "events": wanted, "dry_run": True}
+        show(result, f"{url} would be registered", as_json=as_json)
+        return 0
+    with _connected(settings) as connection:
+        made = webhooks.register(
+            connection,
+            _secrets(settings),
+            gateway_id,
+            url,
+            wanted,
+            actor=whoami(),
+            reason=reason,
+        )
+    _show_secret(made, as_json=as_json)
+    return 0
+
+
+@webhook.command()
+@id_argument
+@click.option(
+    "--overlap",
+    "overlap_s",
+    type=click.IntRange(min=0),
+    default=86_400,
+    show_default=True,
+    help="Seconds for which the secret of before signs as well.",
+)
+@reason_option
+@data_option
+@json_option
+def rotate(
+    *, endpoint_id: int, overlap_s: int, reason: str | None, data: Path | None, as_json: bool
+) -> None:
+    """Give endpoint ID another secret, shown once; both sign during the overlap."""
+    from deploy.actor import whoami
+    from workers.store import webhooks
+
+    settings = _settings(data)
+    with _connected(settings) as connection:
+        made = webhooks.rotate(
+            connection,
+            _secrets(settings),
+            endpoint_id,
+            overlap_s=overlap_s,
+            actor=whoami(),
+            reason=reason,
+        )
+    _show_secret(made, as_json=as_json)
+
+
+@webhook.command()
+@id_argument
+@data_option
+@json_option
+def test(*, endpoint_id: int, data: Path | None, as_json: bool) -> int:
+    """Send a tidegate.test to endpoint ID now, and show its answer. Exit 1 unless it is 2xx."""
+    from deploy.actor import whoami
+    from workers.runtime.relay import build_writer
+    from workers.store import webhooks
+
+    settings = _settings(data)
+    with _connected(settings) as connection:
+        endpoint = webhooks.read_one(connection, endpoint_id, actor=whoami())
+    message_id, answer = asyncio.run(_post_test(settings, build_writer(settings), endpoint))
+    result = {
+        "endpoint_id": endpoint_id,
+        "webhook_id": message_id,
+        "delivered": answer.delivered,
+        "status": answer.status,
+        "error": answer.error or None,
+        "took_ms": round(answer.took_ms, 1),
+        "body": _beginning(answer),
+    }
+    show(result, _answered(endpoint.url, message_id, answer), as_json=as_json)
+    return 0 if answer.delivered else faults.NOT_FINE
+
+
+@webhook.command()
+@id_argument
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]),
+    help="What happened since then, UTC.",
+)
+@click.option(
+    "--event",
+    help="One event by its id (evt_…), all of an intent by the intent's id, or all of a type.",
+)
+@click.option("--dead", "dead_only", is_flag=True, help="Only what was given up.")
+@click.option("--dry-run", is_flag=True, help="Say how many, and deliver nothing.")
+@reason_option
+@data_option
+@json_option
+def replay(
+    *,
+    endpoint_id: int,
+    since: datetime | None,
+    event: str | None,
+    dead_only: bool,
+    dry_run: bool,
+    reason: str | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Deliver events again to endpoint ID, the oldest first, with the ids they had.
+
+    Only what was settled, delivered or given up, and is kept still; what waits is delivered anyway.
+    """
+    if since is None and event is None and not dead_only:
+        raise click.UsageError("give --since, --event or --dead")
+    from deploy.actor import whoami
+    from workers.store import webhooks
+
+    wanted = _wanted(since, event, dead_only=dead_only)
+    with _connected(connection_settings(data), patient=True) as connection:
+        count = webhooks.replay(
+            connection,
+            endpoint_id,
+            wanted,
+            actor=whoami(),
+            reason=reason,
+            dry_run=dry_run,
+        )
+    done = "would be delivered again" if dry_run else "to be delivered again"
+    result = {"endpoint_id": endpoint_id, "events": count, "dry_run": dry_run}
+    show(result, f"endpoint {endpoint_id}: {count:,} events {done}", as_json=as_json)
+
+
+@webhook.command()
+@id_argument
+@reason_option
+@data_option
+@json_option
+def disable(*, endpoint_id: int, reason: str | None, data: Path | None, as_json: bool) -> None:
+    """Note and deliver nothing for endpoint ID any more; what waits for it is kept for some days."""
+    from deploy.actor import whoami
+    from workers.store import webhooks
+
+    with _connected(connection_settings(data)) as connection:
+        done = webhooks.disable(connection, endpoint_id, actor=whoami(), reason=reason)
+    text = f"endpoint {endpoint_id} {'disabled' if done else 'was disabled already'}"
+    show({"endpoint_id": endpoint_id, "changed": done}, text, as_json=as_json)
+
+
+@webhook.command()
+@id_argument
+@reason_option
+@data_option
+@json_option
+def enable(*, endpoint_id: int, reason: str | None, data: Path | None, as_json: bool) -> None:
+    """Deliver what waits for endpoint ID, and note events for it again.
+
+    Those of the meantime were not noted: ask the API for these intents.
+    """
+    from deploy.actor import whoami
+    from workers.store import webhooks
+
+    with _connected(connection_settings(data)) as connection:
+        done = webhooks.enable(connection, endpoint_id, actor=whoami(), reason=reason)
+    text = f"endpoint {endpoint_id} {'enabled' if done else 'was enabled already'}"
+    show({"endpoint_id": endpoint_id, "changed": done}, text, as_json=as_json)
+
+
+@webhook.command("list")
+@data_option
+@json_option
+def list_all(data: Path | None, as_json: bool) -> None:
+    """List the endpoints: how they fare, what waits for them, what was given up."""
+    from workers.store import webhooks
+
+    with _connected(connection_settings(data)) as connection:
+        found = webhooks.list_endpoints(connection)
+    show(found, "\n".join(map(_lines, found)) or "no endpoint was registered yet", as_json=as_json)
+
+
+def _events(given: str | None) -> list[str]:
+    if given is None:
+        return list(EVENTS)
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    unknown = [name for name in names if name not in EVENTS]
+    if unknown or not names:
+        msg = f"expected some of {', '.join(EVENTS)}; got {', '.join(unknown) or 'none'}"
+        raise click.BadParameter(msg, param_hint="--events")
+    return names
+
+
+def _wanted(since: datetime | None, event: str | None, *, dead_only: bool) -> Wanted:
+    from workers.contract.webhook import intent_of_event_id
+    from workers.store.outbox import Wanted
+
+    at = None if since is None else since.replace(tzinfo=UTC)
+    if event is None:
+        return Wanted(since=at, dead_only=dead_only)
+    if event in EVENTS:
+        return Wanted(since=at, event=event, dead_only=dead_only)
+    named = intent_of_event_id(event)
+    if named is not None:
+        return Wanted(since=at, subject_id=named[0], event=f"%.{named[1]}", dead_only=dead_only)
+    try:
+        return Wanted(since=at, subject_id=UUID(event), dead_only=dead_only)
+    except ValueError:
+        msg = f"{event!r} is no event's id, no intent's, and no type of events"
+        raise click.BadParameter(msg, param_hint="--event") from None
+
+
+def _settings(data: Path | None) -> Settings:
+    """Load what is needed to sign as well."""
+    settings = connection_settings(data)
+    require_secrets(settings)
+    return settings
+
+
+def _secrets(settings: Settings) -> WebhookSecrets:
+    from workers.contract.webhook import WebhookSecrets
+
+    return WebhookSecrets(settings.secrets.master, settings.secrets.old_masters)
+
+
+def _connected(settings: Settings, *, patient: bool = False) -> Connection:
+    from workers.store.pool import OWNER, Bounds, connect
+
+    bounds = Bounds(statement_timeout_ms=600_000) if patient else Bounds()
+    return connect(settings.postgres.dsn, OWNER, bounds, name="webhook")
+
+
+async def _check(url: str, settings: Settings) -> None:
+    from workers.contract.posting import Poster
+
+    poster = Poster(allow_private=settings.webhooks.allow_private)
+    try:
+        await poster.check(url)
+    finally:
+        poster.close()
+
+
+async def _post_test(settings: Settings, writer: Writer, endpoint: Endpoint) -> tuple[str, Answer]:
+    from workers.contract.posting import Poster
+    from workers.service.relay import post_letter
+
+    poster = Poster(allow_private=settings.webhooks.allow_private)
+    letter = writer.write_test(endpoint)
+    try:
+        return letter.message_id, await post_letter(poster, writer, endpoint, letter)
+    finally:
+        poster.close()
+
+
+def _beginning(answer: Answer) -> str:
+    text = answer.body[:_BODY_SHOWN_MAX].decode(errors="replace")
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
+def _answered(url: str, message_id: str, answer: Answer) -> str:
+    what = f"answered {answer.status}" if answer.status else answer.error
+    beginning = _beginning(answer)
+    lines = [f"{url} {what} after {answer.took_ms:.0f} ms", f"  webhook-id {message_id}"]
+    if beginning:
+        lines.append(f"  {beginning}")
+    return "\n".join(lines)
+
+
+def _show_secret(made: NewSecret, *, as_json: bool) -> None:
+    from workers.contract.webhook import spell
+
+    secret = spell(made.secret)
+    text = (
+        f"endpoint  {made.endpoint_id}\n"
+        f"gateway   {made.gateway_id}\n"
+        f"url       {made.url}\n"
+        f"secret    {secret}\n"
+        "Keep it now: it is not shown again."
+    )
+    result = {
+        "endpoint_id": made.endpoint_id,
+        "gateway_id": made.gateway_id,
+        "url": made.url,
+        "secret": secret,
+    }
+    show(result, text, as_json=as_json)
+
+
+def _lines(found: EndpointRecord) -> str:
+    state = "enabled"
+    if found.failures:
+        state = f"failing ({found.failures} in a row)"
+    if found.disabled_at is not None:
+        state = f"disabled {found.disabled_at:%Y-%m-%d %H:%M} UTC: {found.disabled_reason}"
+    lines = [
+        f"{found.endpoint_id:<4} {found.gateway_id:<24} {found.url}",
+        f"     {state}; {found.waiting:,} to be delivered, {found.dead:,} given up",
+        f"     {' '.join(name.removeprefix('tidegate.') for name in found.events)}",
+    ]
+    if found.oldest_at is not None:
+        lines.append(f"     waiting since {found.oldest_at:%Y-%m-%d %H:%M:%S} UTC")
+    if found.last_error:
+        lines.append(f"     last trouble: {found.last_error}")
+    return "\n".join(lines)

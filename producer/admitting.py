@@ -1,0 +1,293 @@
+"""Admitting a batch: from posted intents to the gate's question, and from its verdicts to answers.
+
+    gather   rules in force, tickets shown, what each intent would take
+    decide   the gate, in one call: `workers.contract.gate`
+    answer   a refusal in the words of the intake's answers; then, for who is still refused after the
+             journal was asked, a place in time
+
+A ticket is only worth something where load refuses: an intent that shows one is first of all an
+intent, with a key that may be known, limits of its caller, and goods that may be gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+from msgspec import Struct
+
+from producer.answers import Answer, IssuancePaused, Limited, NotAccepted, Posted
+from producer.limits import Rules
+from workers.contract.admission import Candidate, Units, Verdict
+from workers.contract.calendar import Calendar, Holder, Wish
+from workers.contract.couponcode import CouponCodes
+from workers.contract.gate import Gate, GateUnreachable
+from workers.contract.ticket import Tickets
+from workers.domain.appointment import (
+    Pace,
+    Window,
+    appointment,
+    earns_appointment,
+    horizon_ms,
+)
+from workers.domain.intent import OrderIntent
+from workers.domain.odds import odds
+from workers.domain.overload import APPOINTMENT_SHARE, IntentClass, Level, Policy
+
+_log = structlog.get_logger()
+
+_MS: Final = timedelta(milliseconds=1)
+
+
+class Asked(Struct):
+    """A posted intent on its way through the gate. `key` is the digest of its idempotency key.
+
+    `window` is the one its ticket proves, `keeps_place` whether it came in time to be served there.
+    """
+
+    posted: Posted
+    key: UUID
+    window: Window | None = None
+    keeps_place: bool = False
+    intent_class: IntentClass = IntentClass.ORDER
+    verdict: Verdict | None = None
+
+
+class Admitting:
+    """Asks gate and calendar for a batch; for one thread. `pace` is None while nobody is booked."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        calendar: Calendar,
+        tickets: Tickets,
+        codes: CouponCodes,
+        rules: Callable[[], Rules],
+        level: Callable[[], Level],
+        pace: Callable[[], Pace | None],
+    ) -> None:
+        self._gate = gate
+        self._calendar = calendar
+        self._tickets = tickets
+        self._codes = codes
+        self._rules = rules
+        self._level = level
+        self._pace = pace
+
+    def ask(self, asked: Sequence[Asked]) -> list[Answer | None]:
+        """Return what is refused, in order; None: admitted. Raises `GateUnreachable`."""
+        rules = self._rules()
+        answers: list[Answer | None] = [
+            None if not rules.issuance_pauses else self._paused(one.posted, rules) for one in asked
+        ]
+        going = [one for one, answer in zip(asked, answers, strict=True) if answer is None]
+        self._read_tickets([one for one in going if one.posted.appointment is not None])
+        # Classes matter where load refuses; verifying every code in calm would be for nothing.
+        by_class = self._level() is not Level.NORMAL or rules.limits.ordered is not None
+        verdicts = self._gate.admit(
+            [self._candidate(one, rules, by_class=by_class) for one in going], rules.limits
+        )
+        told = iter(verdicts)
+        for at, (one, answer) in enumerate(zip(asked, answers, strict=True)):
+            if answer is None:
+                one.verdict = next(told)
+                answers[at] = None if one.verdict.admitted else _refusal(one, one.verdict, rules)
+        return answers
+
+    def book(self, refused: Sequence[tuple[Asked, Answer]]) -> list[Answer]:
+        """Give those whom load refused a place in time, where there is one; return all answers.
+
+        Windows of holders who were refused for another reason are theirs to use again.
+        """
+        answers = [answer for _, answer in refused]
+        pace = self._pace()
+        wishes: dict[int, Wish] = {}
+        back: list[Holder] = []
+        for at, (one, answer) in enumerate(refused):
+            if pace is not None and isinstance(answer, Limited) and _earns(one, answer):
+                wishes[at] = self._wish(one)
+            elif one.keeps_place:
+                back.append(_holder(one))
+        try:
+            if back:
+                self._calendar.give_back(back)
+            if wishes and pace is not None:
+                windows = self._calendar.book(list(wishes.values()), pace)
+                for at, window in zip(wishes, windows, strict=True):
+                    if window is not None:
+                        answers[at] = self._with_window(refused[at], window)
+        except GateUnreachable as error:
+            _log.warning("no appointments", error=str(error), wishes=len(wishes))
+        return answers
+
+    def _read_tickets(self, holders: Sequence[Asked]) -> None:
+        proven = []
+        for one in holders:
+            posted = one.posted
+            one.window = self._tickets.read(
+                posted.appointment or "",
+                posted.gateway_id,
+                posted.intent.user_id,
+                posted.intent.campaign_id,
+            )
+            if one.window is not None and isinstance(posted.intent, OrderIntent):
+                proven.append(one)
+        if not proven:
+            return
+        arrivals = self._calendar.use([_holder(one) for one in proven])
+        for one, arrival in zip(proven, arrivals, strict=True):
+            one.keeps_place = arrival.keeps_place
+
+    def _candidate(self, one: Asked, rules: Rules, *, by_class: bool) -> Candidate:
+        posted = one.posted
+        intent, campaign_id = posted.intent, posted.intent.campaign_id
+        if not isinstance(intent, OrderIntent):
+            one.intent_class = IntentClass.ISSUANCE
+            value = rules.coupon_values.get(campaign_id)
+            return Candidate(
+                intent_id=posted.intent_id,
+                gateway_id=posted.gateway_id,
+                user_id=intent.user_id,
+                campaign_id=campaign_id,
+                conversation_id=intent.conversation_id,
+                skus=(),
+                intent_class=IntentClass.ISSUANCE,
+                ttl_ms=intent.ttl_ms,
+                units=() if value is None else (Units(f"budget:{campaign_id}", value),),
+            )
+        if by_class or one.keeps_place:
+            one.intent_class = self._class(one, intent)
+        merchants: tuple[str, ...] = ()
+        if rules.limits.merchants:
+            found = [rules.items_merchant.get((campaign_id, line.sku)) for line in intent.lines]
+            merchants = tuple({name: None for name in found if name is not None})
+        head = f"stock:{campaign_id}:"
+        return Candidate(
+            posted.intent_id,
+            posted.gateway_id,
+            intent.user_id,
+            campaign_id,
+            intent.conversation_id,
+            tuple([line.sku for line in intent.lines]),
+            one.intent_class,
+            intent.ttl_ms,
+            tuple([Units(head + line.sku, line.quantity) for line in intent.lines]),
+            merchants,
+        )
+
+    def _class(self, one: Asked, intent: OrderIntent) -> IntentClass:
+        if one.keeps_place:
+            return IntentClass.APPOINTMENT
+        code = intent.coupon_code
+        if code is not None and self._codes.coupon_id_of(code) is not None:
+            return IntentClass.REDEMPTION
+        return IntentClass.ORDER
+
+    def _paused(self, posted: Posted, rules: Rules) -> Answer | None:
+        campaign_id = posted.intent.campaign_id
+        if isinstance(posted.intent, OrderIntent) or campaign_id not in rules.issuance_pauses:
+            return None
+        return IssuancePaused(rules.issuance_pauses[campaign_id], self._level(), "operator")
+
+    def _wish(self, one: Asked) -> Wish:
+        posted = one.posted
+        campaign_id = posted.intent.campaign_id
+        term = self._rules().windows.get(campaign_id)
+        ends_ms = None if term is None else int(term.ends_at.timestamp() * 1_000)
+        now_ms = int(datetime.now(UTC).timestamp() * 1_000)
+        return Wish(
+            gateway_id=posted.gateway_id,
+            user_id=posted.intent.user_id,
+            campaign_id=campaign_id,
+            horizon_ms=horizon_ms(now_ms, ends_ms, None, was_turned_away=one.keeps_place),
+            was_turned_away=one.keeps_place,
+        )
+
+    def _with_window(self, refused: tuple[Asked, Answer], window: Window) -> Answer:
+        one, answer = refused
+        assert isinstance(answer, Limited)
+        posted = one.posted
+        ticket = self._tickets.sign(
+            posted.gateway_id, posted.intent.user_id, posted.intent.campaign_id, window
+        )
+        place = appointment(window, ticket)
+        wait_ms = max(0, (place.not_before - datetime.now(UTC)) // _MS)
+        return Limited(answer.limit, wait_ms, answer.level, place, answer.quota)
+
+
+def _earns(one: Asked, answer: Limited) -> bool:
+    return earns_appointment(answer.limit, answer.level, one.intent_class)
+
+
+def _holder(one: Asked) -> Holder:
+    assert one.window is not None
+    posted = one.posted
+    return Holder(
+        posted.gateway_id, posted.intent.user_id, posted.intent.campaign_id, one.window, one.key
+    )
+
+
+def _refusal(one: Asked, verdict: Verdict, rules: Rules) -> Answer:
+    """Say a refusing verdict in the intake's words."""
+    limit = verdict.limit or "in_flight"
+    match limit:
+        case "stock" if verdict.final:
+            return NotAccepted("sold_out", final=True)
+        case "stock":
+            return NotAccepted("likely_sold_out", final=False, odds=_odds(one, verdict, rules))
+        case "budget" if verdict.final:
+            return NotAccepted("budget_exhausted", final=True)
+        case "budget":
+            return NotAccepted("budget_exhausted", final=False, odds=_odds(one, verdict, rules))
+        case "merchant":
+            again = None
+            if verdict.retry_after_ms:
+                again = datetime.now(UTC) + verdict.retry_after_ms * _MS
+            return NotAccepted("merchant_unavailable", final=False, try_again_at=again)
+        case "level" if one.intent_class is IntentClass.ISSUANCE and _takes_orders(verdict):
+            return _issuance_paused(verdict, rules)
+    quota = verdict.gateway_quota if limit == "gateway" else None
+    quota = verdict.user_quota if limit == "user" else quota
+    return Limited(
+        limit, verdict.retry_after_ms, verdict.level, None, None if quota is None else quota.limit
+    )
+
+
+def _takes_orders(verdict: Verdict) -> bool:
+    return verdict.level is not Level.CLOSED
+
+
+def _issuance_paused(verdict: Verdict, rules: Rules) -> IssuancePaused:
+    ordered = rules.limits.ordered
+    if ordered is None:
+        return IssuancePaused(None, verdict.level, "load")
+    resume_at = None
+    if ordered.until_ms is not None:
+        resume_at = datetime.fromtimestamp(ordered.until_ms / 1_000, UTC)
+    return IssuancePaused(resume_at, verdict.level, "operator")
+
+
+def _odds(one: Asked, verdict: Verdict, rules: Rules) -> float:
+    intent = one.posted.intent
+    if isinstance(intent, OrderIntent):
+        amount = max(line.quantity for line in intent.lines)
+    else:
+        amount = rules.coupon_values.get(intent.campaign_id, 1)
+    return odds(verdict.ahead, verdict.left, amount)
+
+
+def pace_of(policy: Policy | None, gateways: Sequence[str]) -> Pace | None:
+    """Return how fast windows may be handed out under a policy; None: it bounds no rate.
+
+    Gateways have equal shares. The pace is what the class is sure of, so that windows come true.
+    """
+    if policy is None or policy.admitted_per_s is None or not gateways:
+        return None
+    return Pace(
+        per_s=policy.admitted_per_s * APPOINTMENT_SHARE,
+        shares=dict.fromkeys(gateways, 1.0),
+        lead_ms=policy.predicted_wait_ms,
+    )

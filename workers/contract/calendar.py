@@ -1,0 +1,274 @@
+"""The gate's calendar: hands out windows, marks them used, and is told how far it may go.
+
+One call to the function library in calendar.lua serves a batch; its header is the specification,
+`workers.domain.appointment` says what a window promises. The calendar holds no truth but who was told
+which window. What it forgets delays windows by a block at most: until its keeper has given it the
+next block, it books nothing, and who is refused is told only when to ask again. When it cannot be
+asked it raises `GateUnreachable`.
+
+Owners reach Valkey only as hashes, of gateway, campaign and user: they are personal, may be long,
+and two gateways' users never meet.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import redis
+from msgspec import Struct
+
+from workers.contract.gate import GateUnreachable
+from workers.contract.names import gate_names
+from workers.domain.appointment import (
+    BOOKED_AHEAD_MS_MAX,
+    GRACE_WIDTHS,
+    Arrival,
+    Block,
+    Pace,
+    Window,
+    arrival,
+)
+
+WISHES_PER_CALL_MAX: Final = 500  # A call holds the server for about 2 ms.
+
+_LIBRARY: Final = files("workers.contract").joinpath("calendar.lua").read_text()
+LIBRARY_VERSION: Final = int(_LIBRARY.partition("local VERSION = ")[2].partition("\n")[0])
+
+# What a server answers that lives, but cannot serve now; the exception's own class or this code.
+_UNREACHABLE_CODES: Final = frozenset(
+    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOPERM", "NOREPLICAS", "OOM"}
+    | {"READONLY", "TRYAGAIN"}
+)
+
+
+class Wish(Struct, frozen=True, gc=False):
+    """An order that load has refused, and whose owner would come back.
+
+    `horizon_ms` is how long from now there will be something to buy; see
+    `domain.appointment.horizon_ms`. `was_turned_away`: the owner came in its window and could not be
+    served. Then a window that has begun is replaced, and the pace's horizon does not bind.
+    """
+
+    gateway_id: str
+    user_id: str
+    campaign_id: str
+    horizon_ms: int = BOOKED_AHEAD_MS_MAX
+    was_turned_away: bool = False
+
+
+class Holder(Struct, frozen=True, gc=False):
+    """An intent that shows the ticket of a window; `key` is the digest of its idempotency key."""
+
+    gateway_id: str
+    user_id: str
+    campaign_id: str
+    window: Window
+    key: UUID
+
+
+class CalendarState(Struct, frozen=True):
+    """What the calendars of all gateways know, by the gate's clock.
+
+    `cursors_ms` are the times from which on no slot is taken; `limits_ms` those before which slots
+    may be. A gateway that either leaves out has no calendar.
+    """
+
+    now_ms: int
+    cursors_ms: Mapping[str, int]
+    limits_ms: Mapping[str, int]
+
+
+class Calendar:
+    """Windows by batches. Every method may raise `GateUnreachable`.
+
+    The client must be one of `gate.open_client`: a repeated command could give a slot twice.
+    """
+
+    def __init__(self, client: redis.Redis, key_prefix: str) -> None:
+        retry = client.get_retry()
+        if retry is None or retry.get_retries():
+            raise ValueError("expected a client as open_client makes it; its retry differs")
+        # redis-py leaves this method untyped; its replies differ by command.
+        self._execute: Callable[..., Any] = client.execute_command
+        root = gate_names(key_prefix).limits
+        self._key = f"{root}:calendars"
+        self._owner_head = f"{root}:appointment:"
+
+    def book(self, wishes: Sequence[Wish], pace: Pace) -> list[Window | None]:
+        """Return each wish's window, in order; None: there is none within what can be promised.
+
+        An owner who asks again gets the same window until it was used or its grace is over. Whoever
+        was turned away goes before the others of the call, `WISHES_PER_CALL_MAX` of which fit one.
+        """
+        keys = self._owner_keys(wishes)
+        of_owner: dict[str, Wish] = {}
+        for key, wish in zip(keys, wishes, strict=True):
+            if key not in of_owner or wish.was_turned_away:
+                of_owner[key] = wish
+        asked = sorted(of_owner.items(), key=lambda item: not item[1].was_turned_away)
+        windows: dict[str, Window | None] = {}
+        for first in range(0, len(asked), WISHES_PER_CALL_MAX):
+            part = asked[first : first + WISHES_PER_CALL_MAX]
+            windows.update(self._book(part, pace))
+        return [windows[key] for key in keys]
+
+    def use(self, holders: Sequence[Holder]) -> list[Arrival]:
+        """Take each holder's window for its intent, in order; say when it comes.
+
+        Where the arrival keeps its place, the window is this intent's alone, however often it asks.
+        """
+        arrivals: list[Arrival] = []
+        for first in range(0, len(holders), WISHES_PER_CALL_MAX):
+            part = holders[first : first + WISHES_PER_CALL_MAX]
+            now_ms, *taken = msgspec.msgpack.decode(
+                self._call("tidegate_calendar_use", self._packed_holders(part)), type=list[int]
+            )
+            arrivals += [
+                _told(arrival(holder.window, now_ms), taken=took == 1)
+                for holder, took in zip(part, taken, strict=True)
+            ]
+        return arrivals
+
+    def give_back(self, holders: Sequence[Holder]) -> None:
+        """Let the windows be used again of holders that were not admitted after all."""
+        for first in range(0, len(holders), WISHES_PER_CALL_MAX):
+            part = holders[first : first + WISHES_PER_CALL_MAX]
+            self._call("tidegate_calendar_give_back", self._packed_holders(part))
+
+    def begin(self) -> CalendarState:
+        """Return what the calendars know. Those that lost their memory begin anew, with nothing."""
+        now_ms, fields = self._call("tidegate_calendar_begin", secrets.token_hex(8))
+        return _state(now_ms, fields)
+
+    def extend(self, blocks: Mapping[str, Block]) -> bool:
+        """Let each gateway's calendar hand out its block, which the database has recorded.
+
+        A block is given once. False: the calendars lost their memory since `begin`; nothing was done.
+        """
+        packed = [
+            value
+            for gateway_id, block in blocks.items()
+            for value in (gateway_id, block.begins_ms, block.until_ms)
+        ]
+        size = 3 * WISHES_PER_CALL_MAX
+        done = [
+            self._call(
+                "tidegate_calendar_extend", msgspec.msgpack.encode(packed[first : first + size])
+            )
+            for first in range(0, len(packed), size)
+        ]
+        return all(done)
+
+    def cursors(self) -> Mapping[str, int]:
+        """Return the Unix ms from which on each gateway's slots are free, as far as is known."""
+        return _state(0, self._command("HGETALL", self._key)).cursors_ms
+
+    def _book(self, asked: Sequence[tuple[str, Wish]], pace: Pace) -> dict[str, Window | None]:
+        places: dict[str, int] = {}
+        gateways: list[tuple[str, float]] = []
+        packed: list[str | int] = []
+        for key, wish in asked:
+            place = places.get(wish.gateway_id)
+            if place is None:
+                gateways.append((wish.gateway_id, pace.slot_us(wish.gateway_id) or 0))
+                place = places[wish.gateway_id] = len(gateways)
+            horizon_ms = wish.horizon_ms
+            if not wish.was_turned_away and pace.horizon_ms < horizon_ms:
+                horizon_ms = pace.horizon_ms
+            packed += (key, place, horizon_ms, int(wish.was_turned_away))
+        batch = (pace.lead_ms, pace.width_ms, GRACE_WIDTHS, gateways, packed)
+        answer = self._call("tidegate_calendar_book", msgspec.msgpack.encode(batch))
+        flat = iter(msgspec.msgpack.decode(answer, type=list[int]))
+        return {
+            key: Window(starts_ms, starts_ms + width_ms) if width_ms else None
+            for (key, _), starts_ms, width_ms in zip(asked, flat, flat, strict=True)
+        }
+
+    def _packed_holders(self, holders: Sequence[Holder]) -> bytes:
+        packed: list[str | int] = []
+        for key, holder in zip(self._owner_keys(holders), holders, strict=True):
+            window = holder.window
+            packed += (key, window.starts_ms, window.ends_ms, window.grace_ends_ms, holder.key.hex)
+        return msgspec.msgpack.encode(packed)
+
+    def _owner_keys(self, owners: Iterable[Wish | Holder]) -> list[str]:
+        scopes: dict[tuple[str, str], blake2b] = {}
+        keys = []
+        for owner in owners:
+            scope = scopes.get((owner.gateway_id, owner.campaign_id))
+            if scope is None:
+                scope = scopes[owner.gateway_id, owner.campaign_id] = _scope(owner)
+            hashed = scope.copy()
+            hashed.update(owner.user_id.encode())
+            keys.append(self._owner_head + hashed.hexdigest())
+        return keys
+
+    def _call(self, function: str, *args: bytes | str) -> Any:
+        """Call a library function; load the library if the server has none or an older one."""
+        call = ("FCALL", function, 1, self._key, LIBRARY_VERSION, *args)
+        try:
+            return self._command(*call)
+        except redis.ResponseError as error:
+            if _code(error) != "TIDEGATE_OUTDATED" and "Function not found" not in str(error):
+                raise
+        self._load()
+        return self._command(*call)
+
+    def _load(self) -> None:
+        """Load the library, unless the server has a newer one. Two processes may do so at once."""
+        try:
+            self._command("FUNCTION", "LOAD", _LIBRARY)
+        except redis.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+            if self._command("FCALL", "tidegate_calendar_version", 0) <= LIBRARY_VERSION:
+                self._command("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
+
+    def _command(self, *command: Any) -> Any:
+        try:
+            return self._execute(*command)
+        except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse) as error:
+            raise GateUnreachable from error
+        except redis.ResponseError as error:
+            if _code(error) in _UNREACHABLE_CODES:
+                raise GateUnreachable(f"{GateUnreachable.__doc__} ({error})") from error
+            raise
+
+
+def _told(came: Arrival, *, taken: bool) -> Arrival:
+    return Arrival.USED if came.keeps_place and not taken else came
+
+
+def _scope(owner: Wish | Holder) -> blake2b:
+    # The lengths keep apart ("a", "bc") and ("ab", "c"), and the user that follows from both.
+    gateway_id, campaign_id = owner.gateway_id, owner.campaign_id
+    scope = f"{len(gateway_id)}:{gateway_id}{len(campaign_id)}:{campaign_id}"
+    return blake2b(scope.encode(), digest_size=16)
+
+
+def _state(now_ms: int, fields: Any) -> CalendarState:
+    """Read the calendars' hash, from a flat list (FCALL) or a mapping (redis-py's HGETALL)."""
+    pairs = (
+        fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    )
+    cursors: dict[str, int] = {}
+    limits: dict[str, int] = {}
+    for name, value in pairs:
+        kind, _, gateway_id = name.decode().partition(":")
+        if kind == "cursor":
+            cursors[gateway_id] = math.ceil(float(value) / 1000)
+        elif kind == "limit":
+            limits[gateway_id] = int(value)
+    return CalendarState(now_ms, cursors, limits)
+
+
+def _code(error: redis.ResponseError) -> str:
+    # redis-py takes the code off the message of the errors it knows, and only of those.
+    return error.status_code or str(error).partition(" ")[0]

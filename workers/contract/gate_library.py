@@ -1,0 +1,105 @@
+"""The gate's function library on its server: loaded where it is missing, called, never repeated.
+
+RESP2 on purpose: replies are single bulk strings, which RESP3 would not improve, and RESP2 needs no
+HELLO, one round trip less within the timeout of a reconnecting call. One connection per thread
+that calls; it is opened by the first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+_LIBRARY: Final = files("workers.contract").joinpath("gate.lua").read_text()
+LIBRARY_VERSION: Final = int(_LIBRARY.partition("local VERSION = ")[2].partition("\n")[0])
+
+# What a server answers that lives, but cannot serve now; the exception's own class or this code.
+_UNREACHABLE_CODES: Final = frozenset(
+    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOPERM", "NOREPLICAS", "OOM"}
+    | {"READONLY", "TRYAGAIN"}
+)
+
+
+class GateUnreachable(Exception):
+    """The gate's Valkey cannot be reached or cannot take writes; nothing is admitted."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+def open_client(url: str, *, timeout_ms: int) -> redis.Redis:
+    """Make a client that fits the gate: each exchange ends within the timeout, none is repeated."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        decode_responses=False,
+        socket_timeout=timeout_ms / 1000,
+        socket_connect_timeout=timeout_ms / 1000,
+        retry=Retry(NoBackoff(), 0),
+        driver_info=None,
+    )
+
+
+class Library:
+    """Calls of the library, and plain commands; each may raise `GateUnreachable`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        _check_client(client)
+        # redis-py leaves this method untyped; its replies differ by command.
+        self._execute: Callable[..., Any] = client.execute_command
+
+    def call(self, function: str, keys: Sequence[str], *args: bytes | str) -> Any:
+        """Call a function; load the library if the server has none or an older one."""
+        call = ("FCALL", function, len(keys), *keys, LIBRARY_VERSION, *args)
+        try:
+            return self.command(*call)
+        except redis.ResponseError as error:
+            if _code(error) != "TIDEGATE_OUTDATED" and "Function not found" not in str(error):
+                raise
+        self._load()
+        return self.command(*call)
+
+    def _load(self) -> None:
+        """Load the library, unless the server has a newer one. Two processes may do so at once."""
+        try:
+            self.command("FUNCTION", "LOAD", _LIBRARY)
+        except redis.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+            if self.command("FCALL", "tidegate_version", 0) <= LIBRARY_VERSION:
+                self.command("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
+
+    def command(self, *command: Any) -> Any:
+        """Execute a command as it is."""
+        try:
+            return self._execute(*command)
+        except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse) as error:
+            raise GateUnreachable from error
+        except redis.ResponseError as error:
+            if _code(error) in _UNREACHABLE_CODES:
+                raise GateUnreachable(f"{GateUnreachable.__doc__} ({error})") from error
+            raise
+
+
+def _code(error: redis.ResponseError) -> str:
+    # redis-py takes the code off the message of the errors it knows, and only of those.
+    return error.status_code or str(error).partition(" ")[0]
+
+
+def _check_client(client: redis.Redis) -> None:
+    options = client.connection_pool.connection_kwargs
+    retry = client.get_retry()
+    fits = {
+        "socket_timeout": bool(options.get("socket_timeout")),
+        "socket_connect_timeout": bool(options.get("socket_connect_timeout")),
+        "decode_responses": not options.get("decode_responses"),
+        "retry": retry is not None and retry.get_retries() == 0,
+    }
+    unfit = [name for name, fit in fits.items() if not fit]
+    if unfit:
+        raise ValueError(f"expected a client as open_client makes it; {', '.join(unfit)} differ")

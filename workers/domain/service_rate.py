@@ -1,0 +1,84 @@
+"""How many intents are decided a second when there is no lack of them: an estimate.
+
+Waits, rates and calendars are all in units of it, so it must neither vanish with a pause nor jump
+with a stroke of luck.
+
+Measured over busy time only. As PIE does with a link's departure rate (RFC 8033), the estimate
+rests while there is nothing to serve: an idle worker says nothing about what it could do. It is a
+quotient of two sums, decisions by busy time, and not a mean of quotients, so that decisions which
+come in lumps (a batch is one commit) count by the time they took. Both sums fade with busy time
+alone: a night's sleep ages nothing.
+
+Silence is not counted until it ends. A gap of up to `PAUSE_S` is the space between two batches and
+belongs to the rate; a longer one is a pause (a lock, a failover) and is forgotten, so that the rate
+after the pause is the rate before. Who must not overlook a pause looks at the silence itself, as
+the governor does. A service of less than one decision in `PAUSE_S` is therefore told too high.
+
+Luck is cut: no sample counts for more than `LUCK_MAX` times the present estimate. A single one can
+lift it by a quarter; a rate that truly grew is followed by a tenth to a quarter with each sample.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+MEMORY_S: Final = 2.0  # busy time in which an old measurement fades to a third
+FIRST_S: Final = 0.5  # busy time before anything is said: two samples
+BUSY_MIN: Final = 0.8  # share of an interval; below it, arrivals are measured and not the service
+PAUSE_S: Final = 1.0
+LUCK_MAX: Final = 3.0
+_FADING: Final = 1 / MEMORY_S
+
+
+class ServiceRate(Struct, frozen=True):
+    """The estimate and what it rests on: faded sums of decisions, and of busy seconds.
+
+    `silent_s` is busy time since the last decision, of which it is not known yet whether it is a
+    pause.
+    """
+
+    decided: float = 0.0
+    busy_s: float = 0.0
+    silent_s: float = 0.0
+
+    @property
+    def per_s(self) -> float | None:
+        """Intents decided a second; None: not measured yet."""
+        return self.decided / self.busy_s if self.busy_s >= FIRST_S and self.decided > 0 else None
+
+
+def measured(rate: ServiceRate, decided: int, busy: float, interval_s: float) -> ServiceRate:
+    """Return the estimate after an interval in which `decided` intents were.
+
+    `busy` is the share of the interval, 0 to 1, in which there was work for the workers.
+    """
+    if busy < BUSY_MIN or interval_s <= 0:
+        # Who ran out of work was not silent, but idle.
+        return rate if rate.silent_s == 0 else replace(rate, silent_s=0.0)
+    busy_s = busy * interval_s
+    if decided <= 0:
+        return replace(rate, silent_s=rate.silent_s + busy_s)
+    if rate.silent_s <= PAUSE_S:
+        busy_s += rate.silent_s
+    counted = float(decided)
+    if rate.per_s is not None:
+        counted = min(counted, LUCK_MAX * rate.per_s * busy_s)
+    kept = 1 / (1 + _FADING * busy_s)
+    return ServiceRate(kept * (rate.decided + counted), kept * (rate.busy_s + busy_s))
+
+
+def doubted(rate: ServiceRate) -> ServiceRate:
+    """Return the estimate with a quarter of its weight: the next samples will outweigh it."""
+    known = rate.per_s
+    if known is None:
+        return rate
+    busy_s = max(FIRST_S, rate.busy_s / 4)
+    return ServiceRate(known * busy_s, busy_s)
+
+
+def remembered(per_s: float | None) -> ServiceRate:
+    """Return an estimate that another measured, with little weight; None: nothing is known."""
+    return ServiceRate() if not per_s else ServiceRate(per_s * FIRST_S, FIRST_S)

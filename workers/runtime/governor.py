@@ -1,0 +1,244 @@
+"""The governor process: one tick after another until told to stop, its parts on the real servers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Container, Mapping
+
+import structlog
+from msgspec.structs import replace
+from prometheus_client import Counter, Gauge
+
+from config.settings import Settings
+from workers.contract.calendar import Calendar
+from workers.contract.gate import GateUnreachable, open_client, open_gate
+from workers.contract.names import gate_names
+from workers.domain.appointment import Block
+from workers.domain.governor import Tuning
+from workers.domain.overload import Level, Policy
+from workers.runtime.hearing import Listener
+from workers.runtime.looking import PostgresLooker, Probe, Sources, memory_share
+from workers.runtime.telemetry import serve_metrics
+from workers.service.appointments import keep_calendars
+from workers.service.govern import Governor, TickReport
+from workers.service.redispatch import Schedule
+from workers.store import calendars, outbox
+from workers.store.pool import WORKER, Connection, opener
+
+_log = structlog.get_logger()
+
+# Done while leading, in a thread of its own: a duty may wait for a dead database, the lead may not.
+# Each is told what the last tick did.
+Duty = Callable[[TickReport], object]
+
+DUTIES_INTERVAL_S = 0.5
+
+_LEADS = Gauge("tidegate_governor_leads", "1 while this process leads.")
+_LEVEL = Gauge("tidegate_level", "The governor's level: 0 normal to 3 closed.")
+_IN_FLIGHT = Gauge("tidegate_in_flight", "Accepted, no outcome yet.")
+_WAIT_MS = Gauge("tidegate_predicted_wait_ms", "Of an intent that is accepted now.")
+_SERVICE = Gauge("tidegate_service_per_second", "Decided a second, when there is no lack of work.")
+_ADMITTED = Gauge(
+    "tidegate_admitted_per_second", "The bound while shedding; -1 while there is none."
+)
+_SOJOURN_MS = Gauge("tidegate_sojourn_p99_ms", "Of what was decided in the last interval.")
+_DECIDED = Counter("tidegate_decided_heard", "Outcomes that were heard of while leading.")
+
+
+class GovernorStore:
+    """The store's functions on one connection, opened when needed and again after it broke."""
+
+    def __init__(self, open_connection: Callable[[], Connection]) -> None:
+        self._open = open_connection
+        self._connection: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The live connection; raises psycopg.OperationalError where none is to be had."""
+        if self._connection is None or self._connection.closed:
+            self._connection = self._open()
+        return self._connection
+
+    def read(self) -> Mapping[str, int | None]:
+        """See `store.calendars.read`."""
+        return calendars.read(self.connection)
+
+    def extend(self, blocks: Mapping[str, Block]) -> Container[str]:
+        """See `store.calendars.extend`."""
+        return calendars.extend(self.connection, blocks)
+
+
+def run(settings: Settings) -> int:
+    """Govern until SIGTERM or SIGINT; return the exit status."""
+    serve_metrics(settings.governor.metrics_port)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    listener = _listener(settings)
+    listener.start()
+    governor = build_governor(settings, listener)
+    duties = _Duties(
+        {
+            "keep calendars": build_calendar_keeper(settings),
+            "note the level": build_level_noter(settings),
+        }
+    )
+    told = _Told()
+    interval_s = settings.governor.interval_ms / 1_000
+    next_at = time.monotonic()
+    while not stop.wait(max(0.0, next_at - time.monotonic())):
+        # From tick to tick, not from end to beginning; a tick that was late is not made up for.
+        next_at = max(next_at + interval_s, time.monotonic())
+        try:
+            report = governor.tick()
+        except Exception:  # a bug in one sample must not leave the system without a governor
+            _log.exception("tick failed")
+            continue
+        told.tell(report)
+        duties.run(report)
+    try:
+        governor.hand_over()
+    except GateUnreachable:
+        _log.warning("lead not handed over: the gate is away")
+    listener.close()
+    return 0
+
+
+def build_governor(settings: Settings, listener: Listener) -> Governor:
+    """Wire the governor to the real servers."""
+    ours = settings.governor
+    # Three calls a tick must fit into the lease, or a slow gate would cost the lead.
+    timeout_ms = min(settings.valkey.timeout_ms, ours.lease_ms // 4)
+    bounded = replace(settings, valkey=replace(settings.valkey, timeout_ms=timeout_ms))
+    client = open_client(settings.valkey.url, timeout_ms=timeout_ms)
+    postgres = replace(settings.postgres, statement_timeout_ms=2 * ours.probe_timeout_ms)
+    looker = PostgresLooker(
+        opener(postgres, WORKER, "governor"),
+        ours.balances_interval_ms / 1_000,
+        ours.scarce_units_max,
+    )
+    sources = Sources(
+        listener.take,
+        looker.read,
+        lambda: memory_share(client),
+        wait_s=ours.interval_ms / 2_000,
+        timeout_s=ours.probe_timeout_ms / 1_000,
+    )
+    return Governor(
+        sources, open_gate(bounded), tuning_of(settings), owner=_owner(), lease_ms=ours.lease_ms
+    )
+
+
+def build_calendar_keeper(settings: Settings) -> Duty:
+    """Wire the duty that lets windows be handed out; the first starts after the wait of now."""
+    store = GovernorStore(opener(settings.postgres, WORKER, "governor-calendars"))
+    valkey = settings.valkey
+    client = open_client(valkey.url, timeout_ms=valkey.timeout_ms)
+    calendar = Calendar(client, valkey.key_prefix)
+
+    def keep(report: TickReport) -> object:
+        policy = report.policy or Policy()
+        return keep_calendars(store, calendar, lead_ms=policy.predicted_wait_ms)
+
+    return keep
+
+
+def build_level_noter(settings: Settings) -> Duty:
+    """Wire the duty that puts changes of the level in force into the outbox."""
+    store = GovernorStore(opener(settings.postgres, WORKER, "governor-outbox"))
+
+    def note(report: TickReport) -> object:
+        ordered, policy = report.ordered, report.policy or Policy()
+        if ordered is not None:
+            since_ms = round(ordered.ordered_at.timestamp() * 1_000)
+            return outbox.note_level(store.connection, ordered.level, "operator", since_ms)
+        return outbox.note_level(store.connection, policy.level, policy.reason, policy.since_ms)
+
+    return note
+
+
+def tuning_of(settings: Settings) -> Tuning:
+    """Return the rules' numbers: what an operator may set, and their own for the rest."""
+    ours = settings.governor
+    return Tuning(target_wait_ms=ours.target_wait_ms, wait_max_ms=ours.wait_max_ms)
+
+
+def _listener(settings: Settings) -> Listener:
+    valkey = settings.valkey
+    return Listener(
+        lambda: open_client(valkey.url, timeout_ms=valkey.timeout_ms),
+        gate_names(valkey.key_prefix).outcome_channel,
+    )
+
+
+def _owner() -> str:
+    """Name this process; one that is started again under its old pid is another."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class _Duties:
+    """Runs what is due while leading. One that hangs keeps the others waiting, and nobody else."""
+
+    def __init__(self, duties: dict[str, Duty]) -> None:
+        self._report = TickReport()
+        self._schedule = Schedule(
+            lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
+        )
+        for name, duty in duties.items():
+            self._schedule.add(name, DUTIES_INTERVAL_S, self._bound(duty))
+        self._thread = Probe("duties", self._schedule.run_due, timeout_s=60.0) if duties else None
+
+    def run(self, report: TickReport) -> None:
+        """Let what is due begin, if we lead."""
+        if self._thread is not None and report.published and report.policy is not None:
+            self._report = report
+            self._thread.ask()
+
+    def _bound(self, duty: Duty) -> Callable[[], object]:
+        return lambda: duty(self._report)
+
+
+class _Told:
+    """Turns reports into metrics, and into log lines where something changed."""
+
+    def __init__(self) -> None:
+        self._epoch: int | None = None
+        self._level = Level.NORMAL
+
+    def tell(self, report: TickReport) -> None:
+        """Tell one tick."""
+        if report.epoch != self._epoch:
+            _log.info("leads" if report.epoch else "leads no longer", epoch=report.epoch)
+            self._epoch = report.epoch
+        _LEADS.set(report.epoch is not None)
+        if report.policy is not None:
+            self._tell_policy(report.policy, leads=report.epoch is not None)
+        sample = report.sample
+        if sample is None:
+            return
+        if sample.in_flight is not None:
+            _IN_FLIGHT.set(sample.in_flight)
+        if sample.sojourn_p99_ms is not None:
+            _SOJOURN_MS.set(sample.sojourn_p99_ms)
+        _DECIDED.inc(sample.decided or 0)
+
+    def _tell_policy(self, policy: Policy, *, leads: bool) -> None:
+        _LEVEL.set(policy.level.rank)
+        _WAIT_MS.set(policy.predicted_wait_ms)
+        _SERVICE.set(policy.service_per_s or 0)
+        _ADMITTED.set(-1 if policy.admitted_per_s is None else policy.admitted_per_s)
+        if leads and policy.level is not self._level:
+            _log.warning(
+                "level",
+                level=policy.level.value,
+                before=self._level.value,
+                reason=policy.reason,
+                wait_ms=policy.predicted_wait_ms,
+                service_per_s=policy.service_per_s and round(policy.service_per_s),
+            )
+        self._level = policy.level
