@@ -168,7 +168,7 @@ def _draw_overload(axes: Axes, results: Results) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("offered, times the capacity")
-    axes.set_ylabel("orders committed in time, of the best")
+    axes.set_ylabel("orders committed in time per second, of the best")
     axes.legend()
 
 

@@ -80,6 +80,13 @@ def test_a_restart_counts_as_lost_memory_though_the_keys_are_back(own_valkey: Ow
     assert not _is_slow(gate)
 
 
+def test_who_loads_a_library_that_came_meanwhile_takes_no_memory_from_it(valkey_url: str) -> None:
+    """Two processes that start at once both find none; the second load is no reason to forget."""
+    gate = open_gate(valkey_url)
+    open_gate(valkey_url, reconciled=False)._library._load()
+    assert not _is_slow(gate)
+
+
 def test_an_older_library_is_replaced_and_a_newer_one_kept(valkey_url: str) -> None:
     """Processes of two releases share a server: the newest library stays, whoever calls."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)

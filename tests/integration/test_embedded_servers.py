@@ -41,7 +41,7 @@ def test_postgres_keeps_what_it_committed_and_listens_here_only(servers: Cluster
         "full_page_writes": "on",
         "synchronous_commit": "on",
         "listen_addresses": "127.0.0.1",
-        "wal_compression": "pglz",
+        "wal_compression": "off",
         "shared_preload_libraries": "pg_stat_statements",
     }
     with psycopg.connect(servers.dsn) as connection:

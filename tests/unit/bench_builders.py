@@ -48,7 +48,21 @@ def results() -> Results:
     loads = [
         {"offered_per_s": 1_000.0 * n, "p50_ms": 2.0 * n, "p99_ms": 9.0 * n} for n in range(1, 9)
     ]
+    overloads = [
+        {
+            "times": n,
+            "offered_per_s": 300.0 * n,
+            "accepted": 6_000.0,
+            "goodput_per_s": 300.0 - n,
+            "late": 0.0,
+            "sojourn_p50_ms": 1_500.0,
+            "sojourn_p99_ms": 2_500.0,
+            "refused_p99_ms": 9.0,
+        }
+        for n in (1.0, 2.0, 5.0, 10.0, 20.0)
+    ]
     rows = {
+        "overload": row(points=overloads, goodput_least=0.94),
         "single": row(accepted_per_s=10_100.0, committed_per_s=10_000.0, slowest_per_s=9_500.0),
         "plain": row(committed_per_s=300.0),
         "postgres": row(points=batches, committed_per_s=50_000.0, of_all_cores_per_s=60_000.0),

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from importlib.resources import files
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,7 +23,7 @@ import msgspec
 import redis
 from msgspec import Struct
 
-from workers.contract.gate import GateUnreachable
+from workers.contract.library import Library, Source
 from workers.contract.names import gate_names
 from workers.domain.appointment import (
     BOOKED_AHEAD_MS_MAX,
@@ -38,14 +37,8 @@ from workers.domain.appointment import (
 
 WISHES_PER_CALL_MAX: Final = 500  # A call holds the server for about 2 ms.
 
-_LIBRARY: Final = files("workers.contract").joinpath("calendar.lua").read_text()
-LIBRARY_VERSION: Final = int(_LIBRARY.partition("local VERSION = ")[2].partition("\n")[0])
-
-# What a server answers that lives, but cannot serve now; the exception's own class or this code.
-_UNREACHABLE_CODES: Final = frozenset(
-    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOPERM", "NOREPLICAS", "OOM"}
-    | {"READONLY", "TRYAGAIN"}
-)
+_SOURCE: Final = Source("calendar.lua", "tidegate_calendar_version")
+LIBRARY_VERSION: Final = _SOURCE.version
 
 
 class Wish(Struct, frozen=True, gc=False):
@@ -92,13 +85,9 @@ class Calendar:
     """
 
     def __init__(self, client: redis.Redis, key_prefix: str) -> None:
-        retry = client.get_retry()
-        if retry is None or retry.get_retries():
-            raise ValueError("expected a client as open_client makes it; its retry differs")
-        # redis-py leaves this method untyped; its replies differ by command.
-        self._execute: Callable[..., Any] = client.execute_command
+        self._library = Library(client, _SOURCE)
         root = gate_names(key_prefix).limits
-        self._key = f"{root}:calendars"
+        self._keys = (f"{root}:calendars",)
         self._owner_head = f"{root}:appointment:"
 
     def book(self, wishes: Sequence[Wish], pace: Pace) -> list[Window | None]:
@@ -128,7 +117,8 @@ class Calendar:
         for first in range(0, len(holders), WISHES_PER_CALL_MAX):
             part = holders[first : first + WISHES_PER_CALL_MAX]
             now_ms, *taken = msgspec.msgpack.decode(
-                self._call("tidegate_calendar_use", self._packed_holders(part)), type=list[int]
+                self._library.call("tidegate_calendar_use", self._keys, self._packed_holders(part)),
+                type=list[int],
             )
             arrivals += [
                 _told(arrival(holder.window, now_ms), taken=took == 1)
@@ -140,11 +130,15 @@ class Calendar:
         """Let the windows be used again of holders that were not admitted after all."""
         for first in range(0, len(holders), WISHES_PER_CALL_MAX):
             part = holders[first : first + WISHES_PER_CALL_MAX]
-            self._call("tidegate_calendar_give_back", self._packed_holders(part))
+            self._library.call(
+                "tidegate_calendar_give_back", self._keys, self._packed_holders(part)
+            )
 
     def begin(self) -> CalendarState:
         """Return what the calendars know. Those that lost their memory begin anew, with nothing."""
-        now_ms, fields = self._call("tidegate_calendar_begin", secrets.token_hex(8))
+        now_ms, fields = self._library.call(
+            "tidegate_calendar_begin", self._keys, secrets.token_hex(8)
+        )
         return _state(now_ms, fields)
 
     def extend(self, blocks: Mapping[str, Block]) -> bool:
@@ -159,8 +153,10 @@ class Calendar:
         ]
         size = 3 * WISHES_PER_CALL_MAX
         done = [
-            self._call(
-                "tidegate_calendar_extend", msgspec.msgpack.encode(packed[first : first + size])
+            self._library.call(
+                "tidegate_calendar_extend",
+                self._keys,
+                msgspec.msgpack.encode(packed[first : first + size]),
             )
             for first in range(0, len(packed), size)
         ]
@@ -168,7 +164,7 @@ class Calendar:
 
     def cursors(self) -> Mapping[str, int]:
         """Return the Unix ms from which on each gateway's slots are free, as far as is known."""
-        return _state(0, self._command("HGETALL", self._key)).cursors_ms
+        return _state(0, self._library.command("HGETALL", *self._keys)).cursors_ms
 
     def _book(self, asked: Sequence[tuple[str, Wish]], pace: Pace) -> dict[str, Window | None]:
         places: dict[str, int] = {}
@@ -184,7 +180,9 @@ class Calendar:
                 horizon_ms = pace.horizon_ms
             packed += (key, place, horizon_ms, int(wish.was_turned_away))
         batch = (pace.lead_ms, pace.width_ms, GRACE_WIDTHS, gateways, packed)
-        answer = self._call("tidegate_calendar_book", msgspec.msgpack.encode(batch))
+        answer = self._library.call(
+            "tidegate_calendar_book", self._keys, msgspec.msgpack.encode(batch)
+        )
         flat = iter(msgspec.msgpack.decode(answer, type=list[int]))
         return {
             key: Window(starts_ms, starts_ms + width_ms) if width_ms else None
@@ -209,37 +207,6 @@ class Calendar:
             hashed.update(owner.user_id.encode())
             keys.append(self._owner_head + hashed.hexdigest())
         return keys
-
-    def _call(self, function: str, *args: bytes | str) -> Any:
-        """Call a library function; load the library if the server has none or an older one."""
-        call = ("FCALL", function, 1, self._key, LIBRARY_VERSION, *args)
-        try:
-            return self._command(*call)
-        except redis.ResponseError as error:
-            if _code(error) != "TIDEGATE_OUTDATED" and "Function not found" not in str(error):
-                raise
-        self._load()
-        return self._command(*call)
-
-    def _load(self) -> None:
-        """Load the library, unless the server has a newer one. Two processes may do so at once."""
-        try:
-            self._command("FUNCTION", "LOAD", _LIBRARY)
-        except redis.ResponseError as error:
-            if "already exists" not in str(error):
-                raise
-            if self._command("FCALL", "tidegate_calendar_version", 0) <= LIBRARY_VERSION:
-                self._command("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
-
-    def _command(self, *command: Any) -> Any:
-        try:
-            return self._execute(*command)
-        except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse) as error:
-            raise GateUnreachable from error
-        except redis.ResponseError as error:
-            if _code(error) in _UNREACHABLE_CODES:
-                raise GateUnreachable(f"{GateUnreachable.__doc__} ({error})") from error
-            raise
 
 
 def _told(came: Arrival, *, taken: bool) -> Arrival:
@@ -267,8 +234,3 @@ def _state(now_ms: int, fields: Any) -> CalendarState:
         elif kind == "limit":
             limits[gateway_id] = int(value)
     return CalendarState(now_ms, cursors, limits)
-
-
-def _code(error: redis.ResponseError) -> str:
-    # redis-py takes the code off the message of the errors it knows, and only of those.
-    return error.status_code or str(error).partition(" ")[0]

@@ -17,14 +17,13 @@ from typing import Final
 from uuid import UUID
 
 from workers.contract.ids import uuid_of
-from workers.contract.signing import derive_key
+from workers.contract.signing import Mac, derive_key
 
 CODE_CHARS: Final = 44
 INPUT_CHARS_MAX: Final = 128  # Room for a hyphen or a space after every character, no more.
 
 _ID_BYTES: Final = 16
 _MAC_BYTES: Final = 10
-_BLOCK_BYTES: Final = 64  # of SHA-256; a derived key is shorter
 _SPARE_BITS: Final = 4  # 44 characters hold 220 bits, a code's 27 bytes are 216.
 _DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 # Two digits at a time; b32encode goes by single ones, and takes three times as long.
@@ -41,16 +40,16 @@ class CouponCodes:
 
     def __init__(self, master: str, old_masters: tuple[str, ...] = ()) -> None:
         keys = [derive_key(secret, "coupon-code") for secret in (master, *old_masters)]
-        self._key = _Key(keys[0])
+        self._key = Mac(keys[0], _MAC_BYTES)
         self._version = _version(keys[0])
-        self._keys: dict[int, list[_Key]] = {}
+        self._keys: dict[int, list[Mac]] = {}
         for key in keys:
-            self._keys.setdefault(_version(key), []).append(_Key(key))
+            self._keys.setdefault(_version(key), []).append(Mac(key, _MAC_BYTES))
 
     def code_of(self, coupon_id: UUID) -> str:
         """Return the coupon's code: 44 characters of A to Z and 2 to 7."""
         claim = bytes([self._version]) + coupon_id.bytes
-        return _encode(claim + self._key.mac(claim))
+        return _encode(claim + self._key.of(claim))
 
     def coupon_id_of(self, code: str) -> UUID | None:
         """Return the id that a code proves, or None for one that is malformed or forged.
@@ -63,32 +62,12 @@ class CouponCodes:
         claim, mac = raw[: 1 + _ID_BYTES], raw[1 + _ID_BYTES :]
         proven = False
         for key in self._keys.get(claim[0], ()):
-            proven |= hmac.compare_digest(key.mac(claim), mac)
+            proven |= hmac.compare_digest(key.of(claim), mac)
         return uuid_of(claim[1:]) if proven else None
 
 
 def _version(key: bytes) -> int:
     return sha256(b"coupon-code-version" + key).digest()[0]
-
-
-class _Key:
-    """HMAC-SHA256 (RFC 2104) with one key, both of whose pads are hashed beforehand.
-
-    `hmac.digest` lets go of Python's lock for a microsecond's work; on a busy event loop the thread
-    that checks a batch of codes would then wait for the lock once for each.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        padded = key.ljust(_BLOCK_BYTES, b"\0")
-        self._inner = sha256(bytes([byte ^ 0x36 for byte in padded]))
-        self._outer = sha256(bytes([byte ^ 0x5C for byte in padded]))
-
-    def mac(self, claim: bytes) -> bytes:
-        """Return the first 80 bits of the claim's HMAC."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(claim)
-        outer.update(inner.digest())
-        return outer.digest()[:_MAC_BYTES]
 
 
 def _encode(raw: bytes) -> str:

@@ -27,14 +27,9 @@ from workers.contract.admission import (
     Units,
     Verdict,
 )
-from workers.contract.gate_library import (
-    LIBRARY_VERSION,
-    GateUnreachable,
-    Library,
-    open_client,
-)
 from workers.contract.gate_memory import GRACE_MS, Memory, Reconciliation
 from workers.contract.gate_policy import Published, numbers_of, read_policy
+from workers.contract.library import GateUnreachable, Library, Source, open_client
 from workers.contract.names import gate_names
 from workers.contract.packing import Batch, join_ids
 from workers.domain.overload import Policy
@@ -57,6 +52,8 @@ __all__ = [
     "open_gate",
 ]
 
+_SOURCE: Final = Source("gate.lua", "tidegate_version")
+LIBRARY_VERSION: Final = _SOURCE.version
 CANDIDATES_PER_CALL_MAX: Final = 500  # A call holds the server for about 4 ms.
 IDS_PER_CALL_MAX: Final = 5_000  # The same, for ids that leave.
 BALANCES_PER_CALL_MAX: Final = 1_000  # The same, for balances that are told.
@@ -84,7 +81,7 @@ class Gate:
     ) -> None:
         if in_flight_max < 1:
             raise ValueError(f"expected in_flight_max of 1 or more, got {in_flight_max}")
-        self._library = Library(client)
+        self._library = Library(client, _SOURCE)
         self._names = gate_names(key_prefix)
         self._memory = Memory(self._library, self._names)
         self._in_flight_max = in_flight_max

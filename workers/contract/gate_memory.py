@@ -18,7 +18,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from workers.contract.gate_library import Library
+from workers.contract.library import Library
 from workers.contract.names import GateNames
 
 SCAN_COUNT: Final = 1_000  # Ids that are looked at in one step: about 4 ms of the server's time.

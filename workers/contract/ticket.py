@@ -16,7 +16,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from typing import Final
 
-from workers.contract.signing import derive_key
+from workers.contract.signing import Mac, derive_key
 from workers.domain.appointment import WIDTH_MS_MAX, Window
 
 TICKET_CHARS: Final = 32
@@ -25,7 +25,6 @@ _START_BYTES: Final = 6
 _WIDTH_BYTES: Final = 3
 _CLAIM_BYTES: Final = 1 + _START_BYTES + _WIDTH_BYTES
 _MAC_BYTES: Final = 14  # With the claim 24 bytes, which base64 writes without spare bits.
-_BLOCK_BYTES: Final = 64  # of SHA-256; a derived key is shorter
 _TICKET: Final = re.compile(f"[A-Za-z0-9_-]{{{TICKET_CHARS}}}")
 
 
@@ -34,11 +33,11 @@ class Tickets:
 
     def __init__(self, master: str, old_masters: tuple[str, ...] = ()) -> None:
         keys = [derive_key(secret, "appointment-ticket") for secret in (master, *old_masters)]
-        self._key = _Key(keys[0])
+        self._key = Mac(keys[0], _MAC_BYTES)
         self._version = _version(keys[0])
-        self._keys: dict[int, list[_Key]] = {}
+        self._keys: dict[int, list[Mac]] = {}
         for key in keys:
-            self._keys.setdefault(_version(key), []).append(_Key(key))
+            self._keys.setdefault(_version(key), []).append(Mac(key, _MAC_BYTES))
 
     def sign(self, gateway_id: str, user_id: str, campaign_id: str, window: Window) -> str:
         """Return the ticket: 32 characters that fit a header or a URL.
@@ -54,7 +53,7 @@ class Tickets:
             + window.starts_ms.to_bytes(_START_BYTES)
             + window.width_ms.to_bytes(_WIDTH_BYTES)
         )
-        mac = self._key.mac(claim + _holder(gateway_id, user_id, campaign_id))
+        mac = self._key.of(claim + _holder(gateway_id, user_id, campaign_id))
         return urlsafe_b64encode(claim + mac).decode()
 
     def read(self, ticket: str, gateway_id: str, user_id: str, campaign_id: str) -> Window | None:
@@ -66,7 +65,7 @@ class Tickets:
         signed = claim + _holder(gateway_id, user_id, campaign_id)
         proven = False
         for key in self._keys.get(claim[0], ()):
-            proven |= hmac.compare_digest(key.mac(signed), mac)
+            proven |= hmac.compare_digest(key.of(signed), mac)
         if not proven:
             return None
         starts_ms = int.from_bytes(claim[1 : 1 + _START_BYTES])
@@ -81,22 +80,3 @@ def _holder(gateway_id: str, user_id: str, campaign_id: str) -> bytes:
 
 def _version(key: bytes) -> int:
     return sha256(b"appointment-ticket-version" + key).digest()[0]
-
-
-class _Key:
-    """HMAC-SHA256 (RFC 2104) with one key, both of whose pads are hashed beforehand.
-
-    Not `hmac.digest`, which lets go of Python's lock each time: see `couponcode`.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        padded = key.ljust(_BLOCK_BYTES, b"\0")
-        self._inner = sha256(bytes([byte ^ 0x36 for byte in padded]))
-        self._outer = sha256(bytes([byte ^ 0x5C for byte in padded]))
-
-    def mac(self, signed: bytes) -> bytes:
-        """Return the first 112 bits of the HMAC."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(signed)
-        outer.update(inner.digest())
-        return outer.digest()[:_MAC_BYTES]

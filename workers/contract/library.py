@@ -1,4 +1,4 @@
-"""The gate's function library on its server: loaded where it is missing, called, never repeated.
+"""A function library on its server: loaded where it is missing, called, never repeated.
 
 RESP2 on purpose: replies are single bulk strings, which RESP3 would not improve, and RESP2 needs no
 HELLO, one round trip less within the timeout of a reconnecting call. One connection per thread
@@ -14,9 +14,6 @@ from typing import Any, Final
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-
-_LIBRARY: Final = files("workers.contract").joinpath("gate.lua").read_text()
-LIBRARY_VERSION: Final = int(_LIBRARY.partition("local VERSION = ")[2].partition("\n")[0])
 
 # What a server answers that lives, but cannot serve now; the exception's own class or this code.
 _UNREACHABLE_CODES: Final = frozenset(
@@ -45,17 +42,27 @@ def open_client(url: str, *, timeout_ms: int) -> redis.Redis:
     )
 
 
-class Library:
-    """Calls of the library, and plain commands; each may raise `GateUnreachable`."""
+class Source:
+    """The text of a library, with its version; `asks_version` is the function that tells it."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, file: str, asks_version: str) -> None:
+        self.text = files("workers.contract").joinpath(file).read_text()
+        self.version = int(self.text.partition("local VERSION = ")[2].partition("\n")[0])
+        self.asks_version = asks_version
+
+
+class Library:
+    """Calls of a library, and plain commands; each may raise `GateUnreachable`."""
+
+    def __init__(self, client: redis.Redis, source: Source) -> None:
         _check_client(client)
+        self._source = source
         # redis-py leaves this method untyped; its replies differ by command.
         self._execute: Callable[..., Any] = client.execute_command
 
     def call(self, function: str, keys: Sequence[str], *args: bytes | str) -> Any:
         """Call a function; load the library if the server has none or an older one."""
-        call = ("FCALL", function, len(keys), *keys, LIBRARY_VERSION, *args)
+        call = ("FCALL", function, len(keys), *keys, self._source.version, *args)
         try:
             return self.command(*call)
         except redis.ResponseError as error:
@@ -65,14 +72,18 @@ class Library:
         return self.command(*call)
 
     def _load(self) -> None:
-        """Load the library, unless the server has a newer one. Two processes may do so at once."""
+        """Load the library, unless the server has it or a newer one; two may do so at once.
+
+        Never over the same version: a library's memory goes with it.
+        """
+        source = self._source
         try:
-            self.command("FUNCTION", "LOAD", _LIBRARY)
+            self.command("FUNCTION", "LOAD", source.text)
         except redis.ResponseError as error:
             if "already exists" not in str(error):
                 raise
-            if self.command("FCALL", "tidegate_version", 0) <= LIBRARY_VERSION:
-                self.command("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
+            if self.command("FCALL", source.asks_version, 0) < source.version:
+                self.command("FUNCTION", "LOAD", "REPLACE", source.text)
 
     def command(self, *command: Any) -> Any:
         """Execute a command as it is."""
