@@ -69,6 +69,7 @@ def dev(
     with _stop_signals(cluster.hasten) as stop:
         started_at = time.monotonic()
         cluster.start()
+        stop.serving = True  # its addresses are written: from here on a signal is an ordinary end
         try:
             took_s = time.monotonic() - started_at
             click.echo(_banner(cluster, campaign or DEV_CAMPAIGN, data is None, took_s))
@@ -84,11 +85,10 @@ class _Stop:
     def __init__(self, hasten: Callable[[], None]) -> None:
         self._hasten = hasten
         self._asked = False
-        self._serving = False
+        self.serving = False
 
     def wait(self) -> None:
         """Serve until a signal comes."""
-        self._serving = True
         while not self._asked:  # no lock, which the handler might find taken by its own thread
             time.sleep(_GLANCE_S)
 
@@ -97,7 +97,7 @@ class _Stop:
             self._hasten()
             return
         self._asked = True
-        if not self._serving:
+        if not self.serving:
             raise KeyboardInterrupt
 
 
