@@ -119,7 +119,8 @@ def test_no_fraction_of_a_slot_is_lost_between_calls(valkey_url: str) -> None:
     ]
     after_us = float(client.hget(HASH, "cursor:g-1") or 0)
     assert after_us - before_us == pytest.approx(210 * 142.25, abs=5)
-    assert max(Counter(window.starts_ms for window in windows).values()) == 8
+    # 7.03 slots fit a millisecond: seven, and now and then one more.
+    assert max(Counter(window.starts_ms for window in windows).values()) in (7, 8)
 
 
 def test_unasked_slots_pass(valkey_url: str) -> None:

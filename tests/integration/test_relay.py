@@ -234,6 +234,7 @@ def test_a_slow_receiver_does_not_stall_another(world: World) -> None:
             began = time.monotonic()
             assert comes_true(lambda: len(fast.hits) == 40, 5)
             took_s = time.monotonic() - began
+            assert comes_true(lambda: len(slow.hits) >= QUICK.endpoint_posts_max, 5)
             assert len(slow.hits) == QUICK.endpoint_posts_max
             stopping = threading.Timer(0.3, release.set)
             stopping.start()
