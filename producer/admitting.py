@@ -53,7 +53,6 @@ class Asked(Struct):
     window: Window | None = None
     keeps_place: bool = False
     intent_class: IntentClass = IntentClass.ORDER
-    verdict: Verdict | None = None
 
 
 class Admitting:
@@ -80,10 +79,10 @@ class Admitting:
     def ask(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """Return what is refused, in order; None: admitted. Raises `GateUnreachable`."""
         rules = self._rules()
-        answers: list[Answer | None] = [
-            None if not rules.issuance_pauses else self._paused(one.posted, rules) for one in asked
+        pauses = [
+            self._paused(one.posted, rules) if rules.issuance_pauses else None for one in asked
         ]
-        going = [one for one, answer in zip(asked, answers, strict=True) if answer is None]
+        going = [one for one, paused in zip(asked, pauses, strict=True) if paused is None]
         self._read_tickets([one for one in going if one.posted.appointment is not None])
         # Classes matter where load refuses; verifying every code in calm would be for nothing.
         by_class = self._level() is not Level.NORMAL or rules.limits.ordered is not None
@@ -91,11 +90,10 @@ class Admitting:
             [self._candidate(one, rules, by_class=by_class) for one in going], rules.limits
         )
         told = iter(verdicts)
-        for at, (one, answer) in enumerate(zip(asked, answers, strict=True)):
-            if answer is None:
-                one.verdict = next(told)
-                answers[at] = None if one.verdict.admitted else _refusal(one, one.verdict, rules)
-        return answers
+        return [
+            _answer(one, next(told), rules) if paused is None else paused
+            for one, paused in zip(asked, pauses, strict=True)
+        ]
 
     def book(self, refused: Sequence[tuple[Asked, Answer]]) -> list[Answer]:
         """Give those whom load refused a place in time, where there is one; return all answers.
@@ -230,9 +228,11 @@ def _holder(one: Asked) -> Holder:
     )
 
 
-def _refusal(one: Asked, verdict: Verdict, rules: Rules) -> Answer:
-    """Say a refusing verdict in the intake's words."""
-    limit = verdict.limit or "in_flight"
+def _answer(one: Asked, verdict: Verdict, rules: Rules) -> Answer | None:
+    """Say a verdict in the intake's words; None: admitted."""
+    limit = verdict.limit
+    if limit is None:
+        return None
     match limit:
         case "stock" if verdict.final:
             return NotAccepted("sold_out", final=True)
@@ -247,17 +247,17 @@ def _refusal(one: Asked, verdict: Verdict, rules: Rules) -> Answer:
             if verdict.retry_after_ms:
                 again = datetime.now(UTC) + verdict.retry_after_ms * _MS
             return NotAccepted("merchant_unavailable", final=False, try_again_at=again)
-        case "level" if one.intent_class is IntentClass.ISSUANCE and _takes_orders(verdict):
+        case "level" if (
+            one.intent_class is IntentClass.ISSUANCE and verdict.level is not Level.CLOSED
+        ):
             return _issuance_paused(verdict, rules)
-    quota = verdict.gateway_quota if limit == "gateway" else None
-    quota = verdict.user_quota if limit == "user" else quota
+    quota = {"gateway": verdict.gateway_quota, "user": verdict.user_quota}.get(limit)
     return Limited(
-        limit, verdict.retry_after_ms, verdict.level, None, None if quota is None else quota.limit
+        limit,
+        verdict.retry_after_ms,
+        verdict.level,
+        quota=None if quota is None else quota.limit,
     )
-
-
-def _takes_orders(verdict: Verdict) -> bool:
-    return verdict.level is not Level.CLOSED
 
 
 def _issuance_paused(verdict: Verdict, rules: Rules) -> IssuancePaused:

@@ -100,10 +100,10 @@ class Intake:
         self._append(admitted, deadline)
         self._look_up([one for one in pending if not isinstance(one.answer, Accepted)], deadline)
         self._release([one.posted.intent_id for one in admitted if not _stands(one)])
-        self._book(pending)
         accepted = [one.posted.intent_id for one in admitted if isinstance(one.answer, Accepted)]
         if accepted:
             self._publish(accepted)
+        self._book(pending)
         # Who shares a key with an earlier one of the batch, and was not found, shares its answer.
         of_key = {one.digest: one.answer for one in reversed(pending)}
         return [one.answer or of_key[one.digest] or _UNHEARD for one in pending]
@@ -163,14 +163,15 @@ class Intake:
 
     def _book(self, pending: list[_Pending]) -> None:
         """Give those whom the journal does not know, and load refused, a place in time."""
-        refused = [one for one in pending if isinstance(one.answer, _REFUSALS)]
-        if not refused:
-            return
-        booked = self._admitting.book(
-            [(one.asked, one.answer) for one in refused if one.asked and one.answer]
-        )
-        for one, answer in zip((one for one in refused if one.asked), booked, strict=True):
-            one.answer = answer
+        refused = [
+            (one, one.asked, one.answer)
+            for one in pending
+            if one.asked is not None and isinstance(one.answer, _REFUSALS)
+        ]
+        if refused:
+            answers = self._admitting.book([(asked, answer) for _, asked, answer in refused])
+            for (one, _, _), answer in zip(refused, answers, strict=True):
+                one.answer = answer
 
     def _append(self, admitted: list[_Pending], deadline: float, *, unheard: bool = False) -> None:
         """Journal the admitted; answer whom this call has accepted, or all when it gives up.
