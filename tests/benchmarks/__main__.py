@@ -22,8 +22,9 @@ import psycopg
 
 from deploy.embedded.errors import EmbeddedError
 from tests.benchmarks import campaign_record, charts, records, results
+from tests.benchmarks.aims import AIMS
 from tests.benchmarks.course import Course, Given
-from tests.benchmarks.goals import AIMS, Results
+from tests.benchmarks.goals import Results
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.measuring import MeasurementError
 from tests.benchmarks.records import Bench, Row

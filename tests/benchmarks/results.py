@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tests.benchmarks.aims import AIMS
 from tests.benchmarks.charts import CHARTS
-from tests.benchmarks.goals import AIMS, Aim, Bar, Met, Results
+from tests.benchmarks.goals import Aim, Bar, Met, Results
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.measuring import Measured
 from tests.benchmarks.records import Bench, Row

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.benchmarks import campaign_record
-from tests.benchmarks.goals import AIMS, Bar, Met, Results
+from tests.benchmarks.aims import AIMS
+from tests.benchmarks.goals import Bar, Met, Results
 from tests.benchmarks.measuring import Look, rates_of
 from tests.benchmarks.records import Row
 from tests.benchmarks.rows import ROWS

@@ -11,8 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 from tests.benchmarks import records, results
+from tests.benchmarks.aims import AIMS
 from tests.benchmarks.charts import CHARTS
-from tests.benchmarks.goals import AIMS, Results
+from tests.benchmarks.goals import Results
 from tests.benchmarks.records import Bench
 from tests.unit import bench_builders as made
 
