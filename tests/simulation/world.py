@@ -255,7 +255,7 @@ class _World:
         at_s, policy = self.published
         if self.now - at_s < LEASE_S:
             return policy
-        return Policy(service_per_s=policy.service_per_s)
+        return Policy(service_per_s=policy.service_per_s, wait_max_ms=policy.wait_max_ms)
 
     def room(self) -> tuple[int, str]:
         """Return how many the gate would admit now, and the layer that bounds it."""

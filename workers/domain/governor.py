@@ -9,7 +9,10 @@ proof: one intent that a lock holds up must not close the shop.
 THE LEVEL follows the longest of these, with hysteresis. It rises to the highest level that was
 asked for by every sample of `enter_after_s`; it falls by one step when nothing has held it for
 `leave_after_s`, so `normal` is reached by way of every level between. What asks and what holds are
-two thresholds (`Band`), so that a wait at either one moves nothing. Where PostgreSQL or Valkey
+two thresholds (`Band`), so that a wait at either one moves nothing. A pause of issuance can be the
+very reason why it is calm; so each relapse from `normal` doubles the calm that the next return to it
+takes, like the damping of routes that flap (RFC 2439), but with a bound that keeps the promise of
+recovery, and forgotten as soon as `normal` has lasted. Where PostgreSQL or Valkey
 cannot be reached, or Valkey is full, the level is `closed`; it opens to `shedding`, where the rate
 is bounded and what piled up meanwhile is counted, never straight to `normal`.
 
@@ -71,6 +74,8 @@ class State(Struct, frozen=True, kw_only=True):
     reason: str = ""
     asked_since_s: tuple[tuple[Level, float], ...] = ()  # since when each higher level is asked for
     calm_since_s: float | None = None  # since when nothing holds the level
+    relapse_factor: float = 1.0  # of the calm that a return to `normal` takes
+    normal_again_s: float | None = None  # when the level last fell to `normal`
 
     service: ServiceRate = ServiceRate()
     in_flight: float | None = None  # smoothed
@@ -102,6 +107,7 @@ def step(state: State, sample: Sample, tuning: Tuning) -> State:
 
     risen = _risen(state, tuning)
     if risen is not None:
+        state = replace(state, relapse_factor=_relapse_factor(state, tuning))
         return _moved(state, risen, _reason(signals, state.reason))
     fallen = _fallen(state, tuning)
     if fallen is not None:
@@ -275,18 +281,35 @@ def _fallen(state: State, tuning: Tuning) -> Level | None:
     """Return the next level down if nothing has held the present one for long enough."""
     if state.calm_since_s is None:
         return None
-    closed = state.level is Level.CLOSED
-    calm_s = (state.at_s or 0.0) - state.calm_since_s
-    if calm_s < (tuning.reopen_after_s if closed else tuning.leave_after_s):
+    match state.level:
+        case Level.CLOSED:
+            needed_s = tuning.reopen_after_s
+        case Level.THROTTLED:
+            needed_s = tuning.leave_after_s * state.relapse_factor
+        case _:
+            needed_s = tuning.leave_after_s
+    if (state.at_s or 0.0) - state.calm_since_s < needed_s:
         return None
     return _DESCENDING[_DESCENDING.index(state.level) + 1]
 
 
+def _relapse_factor(state: State, tuning: Tuning) -> float:
+    """Return the factor after a rise: doubled if `normal` did not last, 1 if it did."""
+    if state.level is not Level.NORMAL:
+        return state.relapse_factor
+    again_s = state.normal_again_s
+    if again_s is None or (state.at_s or 0.0) - again_s >= tuning.relapse_within_s:
+        return 1.0
+    return min(2 * state.relapse_factor, tuning.relapse_factor_max)
+
+
 def _moved(state: State, level: Level, reason: str) -> State:
+    at_s = state.at_s or 0.0
     return replace(
         state,
         level=level,
-        level_since_s=state.at_s or 0.0,
+        level_since_s=at_s,
+        normal_again_s=at_s if level is Level.NORMAL else state.normal_again_s,
         reason="" if level is Level.NORMAL else reason,
         asked_since_s=tuple(
             (asked, since_s) for asked, since_s in state.asked_since_s if asked.rank > level.rank

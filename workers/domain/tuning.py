@@ -50,6 +50,11 @@ class Tuning(Struct, frozen=True, kw_only=True):
     enter_after_s: float = 0.5
     # Ten times as long: pausing and resuming costs every user a message.
     leave_after_s: float = 5.0
+    # Issuance that is itself the overload would come and go in that rhythm. Each time `normal` did
+    # not last this long, the calm asked for doubles, up to three times: with the step before it and
+    # the drain, `normal` is still reached well within half a minute.
+    relapse_within_s: float = 20.0
+    relapse_factor_max: float = 3.0
 
     # In what time the wait's distance from the target is made good: three times the loop's delay.
     correct_over_s: float = 2.0
@@ -62,9 +67,10 @@ class Tuning(Struct, frozen=True, kw_only=True):
     # Admitted a second when shedding begins before any rate was measured: enough to measure it by.
     unmeasured_per_s: float = 200.0
 
-    # The longest predicted wait that is admitted while nothing is shed. Four times the target: a
-    # burst of seconds is served and not refused, and leaves no backlog of minutes.
-    wait_max_ms: int = 6_000
+    # The longest predicted wait that is admitted while nothing is shed. Twice the target, as while
+    # shedding: the onset of a steep overload fills the queue to this before the level has risen, and
+    # whoever is let in then is promised as much as those who come later.
+    wait_max_ms: int = 3_000
     # While shedding, as a multiple of the target: the bound of the promise.
     shedding_wait_max: float = 2.0
 
@@ -108,6 +114,7 @@ class Tuning(Struct, frozen=True, kw_only=True):
                 "leave_after_s must be above enter_after_s": (
                     self.leave_after_s <= self.enter_after_s
                 ),
+                "relapse_factor_max must not be below 1": self.relapse_factor_max < 1,
                 "shedding_wait_max must be above 1": self.shedding_wait_max <= 1,
                 "wait_max_ms must not be below shedding's": (
                     self.wait_max_ms < self.shedding_wait_max * self.target_wait_ms
