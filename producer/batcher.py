@@ -112,13 +112,12 @@ class Batcher(Generic[T, A]):
         excuses: Excuses[A],
         bounds: Bounds,
         observe: Callable[[Sequence[A]], None] = lambda answers: None,
-        rest_s: Callable[[], float] = lambda: 0.0,
+        rest_s: Callable[[Sequence[A]], float] = lambda answers: 0.0,
     ) -> None:
         """Start the lanes' threads; nothing connects before the first batch.
 
         `make_work` and what it makes run in a lane's thread. `observe` is told every batch's
-        answers, on the event loop. `rest_s` says how many seconds a lane rests after a full
-        batch; after a smaller one in proportion.
+        answers, on the event loop. `rest_s` says how many seconds a lane rests after a batch.
         """
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
@@ -228,7 +227,7 @@ class Batcher(Generic[T, A]):
     def _deliver(self, lane: _Lane[T, A], answers: Sequence[A]) -> None:
         batch = lane.batch
         lane.batch = []
-        rest_s = self._rest_s() * len(batch) / self._batch_max
+        rest_s = self._rest_s(answers)
         if rest_s > 0:
             self._loop.call_later(rest_s, self._free, lane)
         else:

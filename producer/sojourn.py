@@ -27,15 +27,18 @@ REST_FROM_MS: Final = 200  # outcomes that take longer wait for workers, not for
 REST_S_MAX: Final = 0.1  # enough to halve what an intake takes; with dead workers it costs no more
 
 
-def rest_s(wait_ms: int) -> float:
-    """Return how long the intake rests after a full batch, in seconds, when outcomes take `wait_ms`.
+def rest_s(wait_ms: int, accepted_share: float) -> float:
+    """Return how long the intake rests after a batch, in seconds, when outcomes take `wait_ms`.
+
+    `accepted_share` is what it accepted of a full batch: a refusal leaves workers nothing to do, and
+    must not keep the refused waiting.
 
     Taking in is less work than deciding, so on processors that both share an intake that never
     rests leaves the workers too few turns, and takes in what they cannot finish. The rest grows with
     the wait, a tenth of its excess, and so finds the pace at which both keep step. Nobody is refused:
     receipts come a moment later, which slows a caller who waits for them.
     """
-    return min(max(0, wait_ms - REST_FROM_MS) / 10_000, REST_S_MAX)
+    return min(max(0, wait_ms - REST_FROM_MS) / 10_000, REST_S_MAX) * accepted_share
 
 
 def poll_ms(wait_ms: int, level: Level) -> int:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import redis
 
 from config.settings import Settings
-from producer.answers import INTAKE_LIMIT, Answer, Limited, Posted, Unanswered
+from producer.answers import INTAKE_LIMIT, Accepted, Answer, Limited, Posted, Unanswered
 from producer.batcher import Batcher, Bounds, Work
 from producer.http import metrics
 from producer.http.api import Api
@@ -113,7 +113,10 @@ async def assemble(
         _Excuses(),
         _bounds(settings),
         functools.partial(_observe, levels),
-        lambda: rest_s(waiters.sojourn.wait_ms()),
+        lambda answers: rest_s(
+            waiters.sojourn.wait_ms(),
+            sum(isinstance(answer, Accepted) for answer in answers) / settings.api.batch_max,
+        ),
     )
     waiters.start()
     refreshing = asyncio.create_task(keys.keep_fresh())

@@ -145,12 +145,16 @@ def test_a_lane_that_hangs_does_not_hold_up_a_small_batch_for_long() -> None:
     run(scenario)
 
 
-def test_a_lane_rests_after_a_batch_as_long_as_it_is_told_and_in_proportion() -> None:
+def test_a_lane_rests_after_a_batch_as_long_as_its_answers_say() -> None:
     """Those who finish what it began come to their turn; a single item waits for next to nothing."""
 
     async def scenario(work: Echo) -> None:
         bounds = Bounds(1, 10, 1_000, 5_000)
-        lane = Batcher("test", lambda: work, Excuses(), bounds, rest_s=lambda: 0.2)
+
+        def rest_s(answers: Sequence[str]) -> float:
+            return 0.02 * len(answers)
+
+        lane = Batcher("test", lambda: work, Excuses(), bounds, rest_s=rest_s)
         clock = asyncio.get_running_loop().time
         began = clock()
         await asyncio.gather(*[lane.submit(n) for n in range(10)])

@@ -79,6 +79,12 @@ def test_polls_slow_down_as_the_system_closes() -> None:
 
 def test_the_intake_rests_only_while_outcomes_are_late_and_never_for_long() -> None:
     """It keeps step with the workers; without any it goes on taking in, at half its pace or so."""
-    assert [rest_s(ms) for ms in (0, 20, 200)] == [0.0, 0.0, 0.0]
-    assert rest_s(700) == 0.05
-    assert rest_s(60_000) == REST_S_MAX
+    assert [rest_s(ms, 1.0) for ms in (0, 20, 200)] == [0.0, 0.0, 0.0]
+    assert rest_s(700, 1.0) == 0.05
+    assert rest_s(60_000, 1.0) == REST_S_MAX
+
+
+def test_the_intake_rests_for_what_it_accepted_only() -> None:
+    """A refusal leaves workers nothing to do; those behind it are answered at once."""
+    assert rest_s(60_000, 0.5) == REST_S_MAX / 2
+    assert rest_s(60_000, 0.0) == 0.0
