@@ -47,7 +47,7 @@ bench: $(VENV)/synced ## Measure every goal of speed but the 10-million run, bes
 	@$(RUN)/python -m tests.benchmarks $(ARGS)
 
 bench-overload: $(VENV)/synced ## Offer up to 20 times the capacity, beside plain Celery without admission
-	@$(RUN)/python -m tests.benchmarks --rows overload,plain_overload $(ARGS)
+	@$(RUN)/python -m tests.benchmarks --rows overload,plain_overload,storm,issuance,greedy,scarce,faults,appointments $(ARGS)
 
 bench-profile: $(VENV)/synced ## Say where the CPU microseconds of one order go
 	@$(RUN)/python -m tests.benchmarks.stages $(ARGS)

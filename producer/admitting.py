@@ -31,21 +31,22 @@ from workers.domain.appointment import (
     Window,
     appointment,
     earns_appointment,
-    horizon_ms,
 )
 from workers.domain.intent import OrderIntent
-from workers.domain.odds import odds
+from workers.domain.odds import TAKEN_SHARE, odds
 from workers.domain.overload import APPOINTMENT_SHARE, IntentClass, Level, Policy
 
 _log = structlog.get_logger()
 
 _MS: Final = timedelta(milliseconds=1)
+_OPEN_RETRY_MS: Final = 1_000  # where the window has begun, or begins sooner
 
 
 class Asked(Struct):
     """A posted intent on its way through the gate. `key` is the digest of its idempotency key.
 
     `window` is the one its ticket proves, `keeps_place` whether it came in time to be served there.
+    `lasts_until_ms` is when what it wants will be gone, as far as the gate can tell (Unix ms).
     """
 
     posted: Posted
@@ -53,6 +54,7 @@ class Asked(Struct):
     window: Window | None = None
     keeps_place: bool = False
     intent_class: IntentClass = IntentClass.ORDER
+    lasts_until_ms: int | None = None
 
 
 class Admitting:
@@ -67,6 +69,7 @@ class Admitting:
         rules: Callable[[], Rules],
         level: Callable[[], Level],
         pace: Callable[[], Pace | None],
+        taken_share: Callable[[], float] = lambda: TAKEN_SHARE,
     ) -> None:
         self._gate = gate
         self._calendar = calendar
@@ -75,24 +78,26 @@ class Admitting:
         self._rules = rules
         self._level = level
         self._pace = pace
+        self._taken_share = taken_share
 
     def ask(self, asked: Sequence[Asked]) -> list[Answer | None]:
-        """Return what is refused, in order; None: admitted. Raises `GateUnreachable`."""
+        """Return what is refused, in order; None: admitted. Raises `GateUnreachable`, `RulesUnread`."""
         rules = self._rules()
-        pauses = [
-            self._paused(one.posted, rules) if rules.issuance_pauses else None for one in asked
-        ]
-        going = [one for one, paused in zip(asked, pauses, strict=True) if paused is None]
+        rules_out = bool(rules.inactive or rules.issuance_pauses)
+        barred = [self._barred(one.posted, rules) if rules_out else None for one in asked]
+        going = [one for one, answer in zip(asked, barred, strict=True) if answer is None]
         self._read_tickets([one for one in going if one.posted.appointment is not None])
         # Classes matter where load refuses; verifying every code in calm would be for nothing.
         by_class = self._level() is not Level.NORMAL or rules.limits.ordered is not None
         verdicts = self._gate.admit(
             [self._candidate(one, rules, by_class=by_class) for one in going], rules.limits
         )
-        told = iter(verdicts)
+        for one, verdict in zip(going, verdicts, strict=True):
+            one.lasts_until_ms = verdict.lasts_until_ms
+        told, share = iter(verdicts), self._taken_share()
         return [
-            _answer(one, next(told), rules) if paused is None else paused
-            for one, paused in zip(asked, pauses, strict=True)
+            _answer(one, next(told), rules, share) if answer is None else answer
+            for one, answer in zip(asked, barred, strict=True)
         ]
 
     def book(self, refused: Sequence[tuple[Asked, Answer]]) -> list[Answer]:
@@ -113,15 +118,16 @@ class Admitting:
             if back:
                 self._calendar.give_back(back)
             if wishes and pace is not None:
-                windows = self._calendar.book(list(wishes.values()), pace)
-                for at, window in zip(wishes, windows, strict=True):
+                booked = self._calendar.book(list(wishes.values()), pace)
+                for at, window in zip(wishes, booked.windows, strict=True):
                     if window is not None:
-                        answers[at] = self._with_window(refused[at], window)
+                        answers[at] = self._with_window(refused[at], window, booked.now_ms)
         except GateUnreachable as error:
             _log.warning("no appointments", error=str(error), wishes=len(wishes))
         return answers
 
     def _read_tickets(self, holders: Sequence[Asked]) -> None:
+        """Take the windows of who comes in time; who cannot be looked up comes without one."""
         proven = []
         for one in holders:
             posted = one.posted
@@ -135,7 +141,11 @@ class Admitting:
                 proven.append(one)
         if not proven:
             return
-        arrivals = self._calendar.use([_holder(one) for one in proven])
+        try:
+            arrivals = self._calendar.use([_holder(one) for one in proven])
+        except GateUnreachable as error:
+            _log.warning("no windows looked up", error=str(error), holders=len(proven))
+            return
         for one, arrival in zip(proven, arrivals, strict=True):
             one.keeps_place = arrival.keeps_place
 
@@ -184,8 +194,12 @@ class Admitting:
             return IntentClass.REDEMPTION
         return IntentClass.ORDER
 
-    def _paused(self, posted: Posted, rules: Rules) -> Answer | None:
+    def _barred(self, posted: Posted, rules: Rules) -> Answer | None:
+        """Return what no gate need be asked for; a campaign that is not active comes first."""
         campaign_id = posted.intent.campaign_id
+        if campaign_id in rules.inactive:
+            starts_at = rules.inactive[campaign_id]
+            return NotAccepted("campaign_not_active", starts_at is None, try_again_at=starts_at)
         if isinstance(posted.intent, OrderIntent) or campaign_id not in rules.issuance_pauses:
             return None
         return IssuancePaused(rules.issuance_pauses[campaign_id], self._level(), "operator")
@@ -194,25 +208,27 @@ class Admitting:
         posted = one.posted
         campaign_id = posted.intent.campaign_id
         term = self._rules().windows.get(campaign_id)
-        ends_ms = None if term is None else int(term.ends_at.timestamp() * 1_000)
-        now_ms = int(datetime.now(UTC).timestamp() * 1_000)
+        ends_ms = [] if one.lasts_until_ms is None else [one.lasts_until_ms]
+        if term is not None:
+            ends_ms.append(int(term.ends_at.timestamp() * 1_000))
         return Wish(
             gateway_id=posted.gateway_id,
             user_id=posted.intent.user_id,
             campaign_id=campaign_id,
-            horizon_ms=horizon_ms(now_ms, ends_ms, None, was_turned_away=one.keeps_place),
+            until_ms=min(ends_ms, default=None),
             was_turned_away=one.keeps_place,
         )
 
-    def _with_window(self, refused: tuple[Asked, Answer], window: Window) -> Answer:
+    def _with_window(self, refused: tuple[Asked, Answer], window: Window, now_ms: int) -> Answer:
+        """Tell of a window; `now_ms` is the gate's, by whose clock it opens."""
         one, answer = refused
         assert isinstance(answer, Limited)
         posted = one.posted
         ticket = self._tickets.sign(
             posted.gateway_id, posted.intent.user_id, posted.intent.campaign_id, window
         )
+        wait_ms = max(_OPEN_RETRY_MS, window.starts_ms - now_ms)
         place = appointment(window, ticket)
-        wait_ms = max(0, (place.not_before - datetime.now(UTC)) // _MS)
         return Limited(answer.limit, wait_ms, answer.level, place, answer.quota)
 
 
@@ -228,7 +244,7 @@ def _holder(one: Asked) -> Holder:
     )
 
 
-def _answer(one: Asked, verdict: Verdict, rules: Rules) -> Answer | None:
+def _answer(one: Asked, verdict: Verdict, rules: Rules, taken_share: float) -> Answer | None:
     """Say a verdict in the intake's words; None: admitted."""
     limit = verdict.limit
     if limit is None:
@@ -237,11 +253,13 @@ def _answer(one: Asked, verdict: Verdict, rules: Rules) -> Answer | None:
         case "stock" if verdict.final:
             return NotAccepted("sold_out", final=True)
         case "stock":
-            return NotAccepted("likely_sold_out", final=False, odds=_odds(one, verdict, rules))
+            chance = _odds(one, verdict, rules, taken_share)
+            return NotAccepted("likely_sold_out", final=False, odds=chance)
         case "budget" if verdict.final:
             return NotAccepted("budget_exhausted", final=True)
         case "budget":
-            return NotAccepted("budget_exhausted", final=False, odds=_odds(one, verdict, rules))
+            chance = _odds(one, verdict, rules, taken_share)
+            return NotAccepted("budget_exhausted", final=False, odds=chance)
         case "merchant":
             again = None
             if verdict.retry_after_ms:
@@ -270,24 +288,24 @@ def _issuance_paused(verdict: Verdict, rules: Rules) -> IssuancePaused:
     return IssuancePaused(resume_at, verdict.level, "operator")
 
 
-def _odds(one: Asked, verdict: Verdict, rules: Rules) -> float:
+def _odds(one: Asked, verdict: Verdict, rules: Rules, taken_share: float) -> float:
     intent = one.posted.intent
     if isinstance(intent, OrderIntent):
         amount = max(line.quantity for line in intent.lines)
-    else:
-        amount = rules.coupon_values.get(intent.campaign_id, 1)
-    return odds(verdict.ahead, verdict.left, amount)
+        return odds(verdict.ahead, verdict.left, amount, taken_share)
+    value = rules.coupon_values.get(intent.campaign_id, 1)  # a budget is taken coupon by coupon
+    return odds(verdict.ahead // value, verdict.left // value, 1, taken_share)
 
 
-def pace_of(policy: Policy | None, gateways: Sequence[str]) -> Pace | None:
+def pace_of(policy: Policy | None) -> Pace | None:
     """Return how fast windows may be handed out under a policy; None: it bounds no rate.
 
-    Gateways have equal shares. The pace is what the class is sure of, so that windows come true.
+    Windows lie in a time when the queue that bounds admission now is served; so the pace is of what
+    is served a second: the part of it that the class is sure of, so that windows come true.
     """
-    if policy is None or policy.admitted_per_s is None or not gateways:
+    if policy is None or policy.admitted_per_s is None:
         return None
     return Pace(
-        per_s=policy.admitted_per_s * APPOINTMENT_SHARE,
-        shares=dict.fromkeys(gateways, 1.0),
+        per_s=(policy.service_per_s or policy.admitted_per_s) * APPOINTMENT_SHARE,
         lead_ms=policy.predicted_wait_ms,
     )

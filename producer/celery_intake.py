@@ -20,7 +20,7 @@ from typing import Annotated
 
 import msgspec
 import structlog
-from celery import Celery, Task
+from celery import Celery, Task, signals
 from msgspec import Meta
 
 from config.settings import Settings
@@ -44,6 +44,7 @@ KEY_ID_HEADER = "tidegate_key_id"
 SIGNATURE_HEADER = "tidegate_signature"
 SCOPE = "intents:write"  # as over HTTP
 AHEAD_MAX = timedelta(seconds=30)  # a sender's clock may be this far ahead of ours
+PUBLISH_REST_S = 2.0  # for the hints of the last batches; what is not sent is found without
 
 
 class SubmittedIntent(OrderIntent, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,20 +139,27 @@ class _Desk:
             hint_sender(app, settings.broker.publish_timeout_ms / 1000),
             batch_max=settings.worker.batch_max,
         )
-        levels = open_levels(settings, self._limits)
+        self._levels = open_levels(settings, self._limits)
         self._intake = open_intake(
             settings,
             "celery-intake",
             self._limits,
-            levels,
+            self._levels,
             self._publisher.offer,
             CouponCodes(settings.secrets.master, settings.secrets.old_masters),
             accept_timeout_ms=settings.api.accept_timeout_ms,
         )
-        levels.start()
+        self._levels.start()
         self._open = open_connection
         self._limits.start()
         self._publisher.start()
+
+    def close(self) -> None:
+        """Send the hints of the last batches, and stop what runs beside."""
+        self._publisher.close(PUBLISH_REST_S)
+        self._levels.close()
+        self._limits.close()
+        self._intake.close()
 
     def gateway_of(self, key_id: str, body: bytes, signature: str) -> str | None:
         secrets = self._settings.secrets
@@ -179,6 +187,11 @@ def register(app: Celery, settings: Settings) -> None:
             desks.append(_Desk(app, settings))
         return desks[0]
 
+    def close(**_: object) -> None:
+        for one in desks:
+            one.close()
+
+    signals.worker_process_shutdown.connect(close, weak=False)
     register_submit_intent(
         app,
         lambda key_id, body, signature: desk().gateway_of(key_id, body, signature),

@@ -37,6 +37,7 @@ from producer.answers import (
     Replayed,
     Unanswered,
 )
+from producer.limits import RulesUnread
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate, GateUnreachable
 from workers.contract.resource import IntentResource
@@ -156,6 +157,11 @@ class Intake:
             _log.warning("gate unreachable", error=str(error), intents=len(firsts))
             for one in firsts:
                 one.answer = _NO_GATE
+            return []
+        except RulesUnread as error:
+            _log.warning("rules unread", error=str(error), intents=len(firsts))
+            for one in firsts:
+                one.answer = _NO_JOURNAL
             return []
         for one, answer in zip(firsts, answers, strict=True):
             one.answer = answer

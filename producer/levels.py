@@ -5,8 +5,9 @@
 
 What is told is decided by `standing_of`, a pure rule: what an operator ordered outranks what the
 governor published; without the gate's Valkey nothing can be admitted, so each process answers
-`closed` by itself; and where the governor's lease has lapsed, its last word counts no longer: the
-fixed limits alone hold, and the standing says that nobody governs.
+`closed` by itself; and where the governor's lease has lapsed, its level and rate count no longer:
+rate limits, the in-flight bound and the wait by its last service rate hold, and the standing says
+that nobody governs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _log = structlog.get_logger()
 
 ASK_INTERVAL_S: Final = 0.2
 SILENCE_S_MAX: Final = 1.0  # without an answer of the gate's for longer, it counts as away
+CLOSE_S_MAX: Final = 1.0  # nobody waits longer for a thread that a dead server holds
 _RATIO_WEIGHT: Final = 0.1  # of one interval's answers: the last two seconds or so count
 _CLOSED_RETRY_MS: Final = 5_000  # when to look again at what opens at a time nobody knows
 _SHEDDING_RETRY_MS_MIN: Final = 1_000
@@ -193,8 +195,10 @@ class LevelBook:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop keeping it."""
+        """Stop keeping it; whoever listened is told nothing more."""
         self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=CLOSE_S_MAX)
 
     def listen(self, wake: Callable[[], None]) -> None:
         """Call `wake` on the running loop whenever there is news, until the loop ends."""

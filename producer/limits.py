@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 import msgspec
@@ -22,15 +22,33 @@ from workers.contract.admission import RATE_MAX, CampaignLimits, Limits, RateLim
 from workers.domain.overload import Policy
 from workers.store.limits import Goods, LevelRow, MerchantRow, Rows, read_goods, read_rows
 from workers.store.pool import Connection
+from workers.store.sql import queries
 
-__all__ = ["REFRESH_INTERVAL_S", "LimitBook", "Limits", "Rules", "Term", "parse", "rules_of"]
+__all__ = [
+    "REFRESH_INTERVAL_S",
+    "LimitBook",
+    "Limits",
+    "Rules",
+    "RulesUnread",
+    "Term",
+    "parse",
+    "rules_of",
+]
 
 _log = structlog.get_logger()
+_SQL = queries("campaigns")
 
 REFRESH_INTERVAL_S: Final = 0.5  # twice a second: a lever holds everywhere within one
+# An older reading refuses nobody for a campaign that is not active: it may have been extended since.
+ACTIVITY_S_MAX: Final = 1.0
+# So near its start or its end the worker judges: a reading ages, journalling takes its time, and
+# after a failover the database's clock is another host's.
+BOUNDARY: Final = timedelta(seconds=3)
 # Items may be ten thousands, and change hands rarely. What is not known yet, the worker judges.
 GOODS_INTERVAL_S: Final = 5.0
 MERCHANT_BURST_S: Final = 10  # a kitchen takes so much of its minute at once
+FIRST_S_MAX: Final = 1.0  # nobody is admitted by rules that were never read, and nobody waits long
+CLOSE_S_MAX: Final = 1.0  # nobody waits longer for a thread that a dead server holds
 
 
 class Term(NamedTuple):
@@ -46,8 +64,9 @@ class Rules(Struct, frozen=True, kw_only=True):
     `items_merchant` says whose each (campaign, sku) is; `coupon_values` what a coupon of a campaign
     holds in its budget at most, in minor units. `issuance_pauses` are the campaigns whose issuance
     an operator has paused, with the time when it resumes by itself (None: when it is lifted).
-    `gateways` are the live ones. `windows` are of all campaigns: who is not there does not exist, as
-    far as is known here.
+    `windows` are of all campaigns: who is not there does not exist, as
+    far as is known here. `inactive` are those that are surely not active, with the time when they
+    start (None: they are over); who is not there is for the worker to judge.
     """
 
     limits: Limits = Limits()
@@ -55,19 +74,32 @@ class Rules(Struct, frozen=True, kw_only=True):
     coupon_values: Mapping[str, int] = field(default_factory=dict)
     issuance_pauses: Mapping[str, datetime | None] = field(default_factory=dict)
     windows: Mapping[str, Term] = field(default_factory=dict)
-    gateways: tuple[str, ...] = ()
+    inactive: Mapping[str, datetime | None] = field(default_factory=dict)
+
+
+class _Reading(NamedTuple):
+    """Rules, and what stays of them when they are old. `read_at` is of the monotonic clock."""
+
+    rules: Rules
+    aged: Rules
+    read_at: float
+
+
+class RulesUnread(Exception):
+    """The rules in force were never read yet."""
 
 
 class LimitBook:
     """Hands out the latest rules; reads them again in the background of whoever asks.
 
     While PostgreSQL is away the last known rules stay in force: limits and pauses that vanish with
-    a database would open the gate in its worst hour.
+    a database would open the gate in its worst hour. Only what says that a campaign is not active
+    does not outlast a second: an hour later it would still be told of one that has begun.
     """
 
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._open = open_connection
-        self._rules = Rules()
+        self._reading = _Reading(Rules(), Rules(), 0.0)
         self._goods = _Goods()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="limits", daemon=True)
@@ -78,12 +110,25 @@ class LimitBook:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop refreshing."""
+        """Stop refreshing; a read that hangs ends by its own time-out."""
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=CLOSE_S_MAX)
 
     def current(self) -> Rules:
         """Return the latest rules that could be read: the same object for as long as none changes."""
-        return self._rules
+        reading = self._reading
+        fresh = time.monotonic() - reading.read_at <= ACTIVITY_S_MAX
+        return reading.rules if fresh else reading.aged
+
+    def in_force(self) -> Rules:
+        """Return the latest rules, and wait for the first; raises `RulesUnread` if none come soon.
+
+        A process that has just started knows no limit, no pause and no closed level.
+        """
+        if not self.loaded.wait(FIRST_S_MAX):
+            raise RulesUnread("the rules in force were never read")
+        return self.current()
 
     def _refresh(self) -> None:
         connection: Connection | None = None
@@ -104,10 +149,15 @@ class LimitBook:
             connection.close()
 
     def _read(self, connection: Connection) -> None:
+        began = time.monotonic()
+        (now,) = connection.execute(_SQL.clock_read).fetchall()[0]
         rows = read_rows(connection)
-        rules = rules_of(rows, self._goods.current(connection, rows))
-        if rules != self._rules:
-            self._rules = rules
+        rules = rules_of(rows, self._goods.current(connection, rows), now)
+        known = self._reading
+        if rules == known.rules:
+            self._reading = known._replace(read_at=began)
+        else:
+            self._reading = _Reading(rules, replace(rules, inactive={}), began)
 
 
 class _Goods:
@@ -131,8 +181,8 @@ class _Goods:
         return self._goods
 
 
-def rules_of(rows: Rows, goods: Goods) -> Rules:
-    """Shape what the database holds."""
+def rules_of(rows: Rows, goods: Goods, now: datetime) -> Rules:
+    """Shape what the database holds; `now` is its clock, read no later than the rows."""
     limits = parse({name: row.rate_limits for name, row in rows.campaigns.items()}, rows.gateways)
     return Rules(
         limits=replace(
@@ -156,8 +206,17 @@ def rules_of(rows: Rows, goods: Goods) -> Rules:
             if row.issuance_paused
         },
         windows={name: Term(row.starts_at, row.ends_at) for name, row in rows.campaigns.items()},
-        gateways=tuple(rows.gateways),
+        inactive=dict(_inactive(rows, now)),
     )
+
+
+def _inactive(rows: Rows, now: datetime) -> Iterator[tuple[str, datetime | None]]:
+    """Tell whom a worker is sure to refuse, whatever is redeemed: see `workers.domain.decide`."""
+    for name, row in rows.campaigns.items():
+        if now >= row.ends_at + BOUNDARY:
+            yield name, None
+        elif now < row.starts_at - BOUNDARY:
+            yield name, row.starts_at
 
 
 def parse(

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -24,8 +21,9 @@ import redis
 import structlog
 
 from producer.sojourn import Sojourn
-from workers.contract import announce
+from workers.contract.hearing import Hearing, Pairs
 from workers.contract.resource import IntentResource, unpack
+from workers.domain.odds import Takings, counted
 
 _log = structlog.get_logger()
 
@@ -34,11 +32,7 @@ Read = Callable[[UUID], Awaitable[IntentResource | None]]
 FIRST_LOOK_S: Final = 0.5  # after this long unheard, look into the journal
 DEAF_LOOK_S: Final = 0.1  # the same, while the channel is not heard
 LOOK_S_MAX: Final = 5.0
-
-_TURN_S: Final = 0.5  # how soon the listening thread notices that it is to end
-_PING_S: Final = 2.0  # a silent channel is asked whether it lives
-_SILENCE_S_MAX: Final = 6.0  # past it the connection counts as dead
-_RECONNECT_S: Final = (0.1, 2.0)
+SAMPLES_PER_BATCH: Final = 4  # outcomes read whoever waits: enough to count what share takes
 
 
 class Waiters:
@@ -56,20 +50,17 @@ class Waiters:
         `heard` is told the ids (`UUID.bytes`) of every announcement, in the listening thread.
         """
         self._loop = asyncio.get_running_loop()
-        self._open_client = open_client
-        self._channel = channel
+        self._hearing = Hearing(open_client, channel, self._announced)
         self._read = read
         self._heard = heard
         self._waiting: dict[bytes, set[asyncio.Future[IntentResource | None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="outcomes", daemon=True)
         self.sojourn = Sojourn()
-        self.listening = False
+        self.takings = Takings()
 
     def start(self) -> None:
         """Begin to listen, now or whenever Valkey can be reached."""
-        self._thread.start()
+        self._hearing.start()
 
     def release(self) -> None:
         """Let everybody go who waits, without an outcome: this process ends."""
@@ -80,9 +71,7 @@ class Waiters:
 
     def close(self) -> None:
         """Stop listening."""
-        self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2 * _TURN_S)
+        self._hearing.close()
 
     def register(self, intent_id: UUID) -> Waiter:
         """Register for the outcome of an intent, until the waiter leaves."""
@@ -119,11 +108,16 @@ class Waiters:
         return len(self._waiting)
 
     @property
+    def listening(self) -> bool:
+        """Whether announcements are heard at present."""
+        return self._hearing.listening.is_set()
+
+    @property
     def first_look_s(self) -> float:
         """After how long unheard a waiter looks into the journal."""
         return FIRST_LOOK_S if self.listening else DEAF_LOOK_S
 
-    def _deliver(self, found: Sequence[tuple[bytes, bytes]]) -> None:
+    def _deliver(self, found: Pairs) -> None:
         for key, packed in found:
             futures = self._waiting.get(key, ())
             if not futures:
@@ -137,55 +131,26 @@ class Waiters:
                 if not future.done():
                     future.set_result(resource)
 
-    def _listen(self) -> None:
-        """Hear announcements until told to end, over as many connections as that takes."""
-        pause_s = _RECONNECT_S[0]
-        while not self._ending.is_set():
-            try:
-                with self._open_client() as client, client.pubsub() as channel:
-                    channel.subscribe(self._channel)
-                    pause_s = self._hear(channel)
-            except (redis.RedisError, OSError) as error:
-                if self.listening or pause_s == _RECONNECT_S[0]:
-                    _log.warning("outcomes not heard", error=type(error).__name__)
-            self.listening = False
-            self._ending.wait(pause_s * (0.5 + random.random()))
-            pause_s = min(pause_s * 2, _RECONNECT_S[1])
-
-    def _hear(self, channel: Any) -> float:  # redis-py leaves pub/sub untyped
-        """Hear one connection out; returns how long to pause before the next."""
-        heard_at = pinged_at = time.monotonic()
-        while not self._ending.is_set():
-            message = channel.get_message(timeout=_TURN_S)
-            now = time.monotonic()
-            if message is not None:
-                heard_at = now
-                if message["type"] == "subscribe":
-                    self.listening = True
-                elif message["type"] == "message":
-                    self._announced(message["data"])
-            elif now - heard_at > _SILENCE_S_MAX:
-                raise redis.TimeoutError("the channel is silent")
-            if now - pinged_at > _PING_S:
-                channel.ping()
-                pinged_at = now
-        return _RECONNECT_S[0]
-
-    def _announced(self, announcement: bytes) -> None:
-        try:
-            pairs = announce.decode(announcement)
-        except announce.MalformedAnnouncement:
-            _log.warning("announcement not readable", bytes=len(announcement))
-            return
+    def _announced(self, pairs: Pairs) -> None:
         ids = [pair[0] for pair in pairs]
         self._heard(ids)
         self.sojourn.heard(ids)
+        self.takings = _takings(self.takings, pairs)
         # Reading a dictionary that the loop changes is safe: who registers later looks for itself.
         waiting = self._waiting
         found = [pair for pair in pairs if pair[0] in waiting] if waiting else []
         if found:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and its waiters
                 self._loop.call_soon_threadsafe(self._deliver, found)
+
+
+def _takings(before: Takings, pairs: Pairs) -> Takings:
+    """Count some outcomes of an announcement; what cannot be read is left out."""
+    found = []
+    for _, packed in pairs[:: max(1, len(pairs) // SAMPLES_PER_BATCH)]:
+        with contextlib.suppress(msgspec.DecodeError):
+            found.append(unpack(packed).refusal)
+    return counted(before, found)
 
 
 class Waiter:
@@ -227,6 +192,7 @@ class Waiter:
             tell(future.result())
 
         def look() -> None:
+            looking.cancel()  # each holds the other: a circle would wait for the collector
             self._future.remove_done_callback(heard)
             self._waiters.spawn(self._look_on(timeout_s - unheard_s, tell))
 

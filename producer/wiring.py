@@ -14,6 +14,7 @@ from workers.contract.calendar import Calendar
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import open_client, open_gate
 from workers.contract.ticket import Tickets
+from workers.domain.odds import TAKEN_SHARE
 from workers.store.pool import PRODUCER, opener
 
 
@@ -36,8 +37,12 @@ def open_intake(
     codes: CouponCodes,
     *,
     accept_timeout_ms: int,
+    taken_share: Callable[[], float] = lambda: TAKEN_SHARE,
 ) -> Intake:
-    """Make an intake for one thread; it connects when it is first used."""
+    """Make an intake for one thread; it connects when it is first used.
+
+    `taken_share` is what this process has counted for the odds, where it hears outcomes.
+    """
     gate = open_gate(settings)
     valkey, secrets = settings.valkey, settings.secrets
     admitting = Admitting(
@@ -45,9 +50,10 @@ def open_intake(
         Calendar(open_client(valkey.url, timeout_ms=valkey.timeout_ms), valkey.key_prefix),
         Tickets(secrets.master, secrets.old_masters),
         codes,
-        limits.current,
+        limits.in_force,
         lambda: levels.standing.level,
-        lambda: pace_of(levels.policy, limits.current().gateways),
+        lambda: pace_of(levels.policy),
+        taken_share,
     )
     return Intake(
         opener(settings.postgres, PRODUCER, name),

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
 from config.settings import require_secrets
 from deploy.cli import levers
+from deploy.cli.acting import reason_option
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
 
@@ -34,7 +36,7 @@ def campaign() -> None:
 @campaign.command()
 @click.argument("file")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
-@click.option("--reason", help="Kept in the operators' record.")
+@reason_option
 @click.option(
     "--from-now",
     is_flag=True,
@@ -120,17 +122,23 @@ def _line(summary: CampaignSummary) -> str:
 def show_one(campaign_id: str, data: Path | None, as_json: bool) -> None:
     """Show campaign ID: its terms, budget, items, and what operators did to it."""
     from deploy.campaigns.looking import look
+    from workers.store import levers as store
 
     view = look(connection_settings(data).postgres.dsn, campaign_id, _ACTIONS_SHOWN)
     if view is None:
         raise click.ClickException(f"there is no campaign {campaign_id}; see `campaign list`")
+    with levers.pulling(data) as connection:
+        pause = store.read_issuance_pause(connection, campaign_id)
     lines = [_line(view.summary), *_terms(view)]
+    if pause is not None:
+        since, why = levers.told_time(pause.since), pause.reason or "no reason given"
+        lines.append(f"  issuance paused since {since}, {levers.told_end(pause.until)}: {why}")
     lines += [_item(item) for item in view.items]
     lines += [
         f"  {act.acted_at:%Y-%m-%d %H:%M:%S} {act.actor}: {act.action} {act.reason or ''}".rstrip()
         for act in view.actions
     ]
-    show(view, "\n".join(lines), as_json=as_json)
+    show({**asdict(view), "issuance_pause": pause}, "\n".join(lines), as_json=as_json)
 
 
 def _terms(view: CampaignView) -> Iterator[str]:
@@ -191,7 +199,7 @@ def pause_issuance(
 
 @campaign.command("resume-issuance")
 @click.argument("campaign_id", metavar="ID")
-@levers.reason_option
+@reason_option
 @levers.dry_run_option
 @data_option
 @json_option
@@ -211,7 +219,7 @@ def resume_issuance(
 @click.option(
     "--valid-until", type=levers.Moment(), required=True, help="Until when its coupons are good."
 )
-@levers.reason_option
+@reason_option
 @levers.dry_run_option
 @data_option
 @json_option
@@ -253,7 +261,7 @@ def _extended(done: Extension) -> str:
         good = levers.told_time(done.valid_until)
         return f"{done.campaign_id}: coupons are good until {good}; nothing to change"
     would = "would be good" if done.dry_run else "are good"
-    effective = "nothing was done" if done.dry_run else levers.EFFECTIVE
+    effective = levers.effective(done.dry_run)
     lines = [
         f"{done.campaign_id}: coupons {would} until {levers.told_time(done.valid_until)}; {effective}",
         f"  before: until {levers.told_time(done.valid_until_before)}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deploy.cli.acting import connected, overlap_option, reason_option, shown_once
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
 from producer.http.auth import SCOPES
@@ -15,11 +16,9 @@ from producer.http.auth import SCOPES
 if TYPE_CHECKING:
     from config.settings import Settings
     from workers.store.gateways import GatewayRecord, NewKey
-    from workers.store.pool import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-reason_option: Callable[[F], F] = click.option("--reason", help="Kept in the operators' record.")
 rate_option: Callable[[F], F] = click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), help="Intents a second."
 )
@@ -62,7 +61,7 @@ def create(
     from workers.store import gateways
 
     settings = connection_settings(data)
-    with _connected(settings) as connection:
+    with connected(settings, "gateway") as connection:
         key = gateways.create_gateway(
             connection,
             name,
@@ -77,14 +76,7 @@ def create(
 
 @gateway.command()
 @click.argument("name")
-@click.option(
-    "--overlap",
-    "overlap_s",
-    type=click.IntRange(min=0),
-    default=86_400,
-    show_default=True,
-    help="Seconds for which the keys of before are good still.",
-)
+@overlap_option("the keys of before are good still")
 @reason_option
 @data_option
 @json_option
@@ -96,7 +88,7 @@ def rotate(
     from workers.store import gateways
 
     settings = connection_settings(data)
-    with _connected(settings) as connection:
+    with connected(settings, "gateway") as connection:
         key = gateways.rotate_key(
             connection, name, overlap_s=overlap_s, actor=whoami(), reason=reason
         )
@@ -116,7 +108,7 @@ def revoke(
     from deploy.actor import whoami
     from workers.store import gateways
 
-    with _connected(connection_settings(data)) as connection:
+    with connected(connection_settings(data), "gateway") as connection:
         keys = gateways.revoke(connection, name, key_id, actor=whoami(), reason=reason)
     what = f"key {key_id} of {name}" if key_id else f"gateway {name}, {keys} keys"
     show({"gateway_id": name, "keys_revoked": keys}, f"revoked: {what}", as_json=as_json)
@@ -146,7 +138,7 @@ def quota(
     from deploy.actor import whoami
     from workers.store import gateways
 
-    with _connected(connection_settings(data)) as connection:
+    with connected(connection_settings(data), "gateway") as connection:
         gateways.set_quota(connection, name, rate, burst, actor=whoami(), reason=reason)
     text = f"{name}: no quota of its own" if no_quota else f"{name}: {rate:g}/s, burst {burst}"
     show({"gateway_id": name, "rate": rate, "burst": burst}, text, as_json=as_json)
@@ -159,7 +151,7 @@ def list_all(data: Path | None, as_json: bool) -> None:
     """List the gateways and the ids of their keys."""
     from workers.store import gateways
 
-    with _connected(connection_settings(data)) as connection:
+    with connected(connection_settings(data), "gateway") as connection:
         found = gateways.list_gateways(connection)
     show(found, "\n".join(map(_lines, found)) or "no gateway was made yet", as_json=as_json)
 
@@ -174,29 +166,23 @@ def _lines(record: GatewayRecord) -> str:
     return "\n".join(lines)
 
 
-def _connected(settings: Settings) -> Connection:
-    from workers.store.pool import OWNER, Bounds, connect
-
-    return connect(settings.postgres.dsn, OWNER, Bounds(), name="gateway")
-
-
 def _show_key(key: NewKey, settings: Settings, *, as_json: bool) -> None:
     """Print a key and what it signs with; neither is kept."""
     from workers.contract.signing import signing_key
 
     master = settings.secrets.master
     signs_with = signing_key(master, key.key_id) if master else None
-    text = (
-        f"gateway      {key.gateway_id}\n"
-        f"key id       {key.key_id}\n"
-        f"key          {key.key}\n"
-        f"signing key  {signs_with or 'needs secrets.master'}   (for Celery; never sent)\n"
-        "Keep them now: the key is not shown again."
-    )
+    rows = {
+        "gateway": key.gateway_id,
+        "key id": key.key_id,
+        "key": key.key,
+        "signing key": f"{signs_with or 'needs secrets.master'}   (for Celery; never sent)",
+    }
     result = {
         "gateway_id": key.gateway_id,
         "key_id": key.key_id,
         "key": key.key,
         "signing_key": signs_with,
     }
+    text = shown_once(rows, "Keep them now: the key is not shown again.")
     show(result, text, as_json=as_json)

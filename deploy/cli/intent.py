@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
+from msgspec.structs import asdict
 
 from deploy.cli import faults
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
 
 if TYPE_CHECKING:
+    from workers.store.outbox import Delivery
     from workers.store.story import Order, Story
 
 Event = tuple[datetime, str]
@@ -32,6 +34,7 @@ def intent() -> None:
 def explain(intent_id: UUID, data: Path | None, as_json: bool) -> int:
     """Tell the whole story of one intent, with times (UTC). Exits 1 where nobody knows it."""
     settings = connection_settings(data)
+    from workers.store import outbox
     from workers.store import story as store
     from workers.store.pool import AUDITOR, Bounds, connect
 
@@ -39,10 +42,13 @@ def explain(intent_id: UUID, data: Path | None, as_json: bool) -> int:
     bounds = Bounds(statement_timeout_ms=60_000)
     with connect(settings.postgres.dsn, AUDITOR, bounds, name="explain") as connection:
         found = store.read(connection, intent_id)
+        # Read after it: whatever the story has as decided was noted in the same commit.
+        deliveries = outbox.read_deliveries(connection, intent_id)
     if found is None:
         click.echo(f"tidegate: nobody knows intent {intent_id}; was it pruned?", err=True)
         return faults.NOT_FINE
-    show(found, _text(found), as_json=as_json)
+    lines = [_text(found), *_delivery_lines(found, deliveries)]
+    show({**asdict(found), "deliveries": deliveries}, "\n".join(lines), as_json=as_json)
     return 0
 
 
@@ -136,3 +142,31 @@ def _order_lines(story: Story, order: Order) -> Iterator[str]:
     yield "  movements of its batch, its neighbours' with them:"
     for movement in story.batch_movements:
         yield f"    {movement.delta:>+14,}  {movement.account}"
+
+
+def _delivery_lines(story: Story, deliveries: list[Delivery]) -> Iterator[str]:
+    """Tell whether its gateway was told; nothing of what is not decided."""
+    if story.decision is None and not deliveries:
+        return
+    yield ""
+    if not deliveries:
+        yield "  webhooks: none; no endpoint wanted to hear of it then, or what it was told is pruned"
+        return
+    yield "  webhooks:"
+    for delivery in deliveries:
+        yield f"    {delivery.event} to endpoint {delivery.endpoint_id}, {delivery.url}:"
+        yield f"      {_delivered(delivery)}"
+
+
+def _delivered(delivery: Delivery) -> str:
+    tried = f"{delivery.attempts} failed attempts" if delivery.attempts else "not attempted yet"
+    if delivery.last_error:
+        tried += f", the last: {delivery.last_error}"
+    if delivery.settled_at is not None:
+        at = f"{delivery.settled_at:%Y-%m-%d %H:%M:%S.%f}"
+        if delivery.state == "delivered":
+            return f"delivered {at}, at attempt {delivery.attempts}"
+        return f"given up {at}: {tried}; `tidegate webhook replay` delivers it again"
+    if delivery.next_attempt_at is None:
+        return f"kept back, its endpoint is disabled ({delivery.disabled_reason}); {tried}"
+    return f"next attempt {delivery.next_attempt_at:%Y-%m-%d %H:%M:%S}; {tried}"

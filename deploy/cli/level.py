@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from deploy.cli import faults, levers
+from deploy.cli.acting import reason_option
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
 from workers.domain.overload import Level
@@ -17,7 +18,7 @@ from workers.domain.overload import Level
 if TYPE_CHECKING:
     from config.settings import Settings
     from workers.contract.gate import Published
-    from workers.store.levers import LevelChange, LevelOrder
+    from workers.store.levels import LevelChange, LevelOrder
 
 _WHAT = {
     Level.NORMAL: "everything is open",
@@ -45,7 +46,7 @@ def level() -> None:
 @json_option
 def show_level(data: Path | None, as_json: bool) -> int:
     """Show what is ordered, what the governor says, and which of them holds."""
-    from workers.store import levers as store
+    from workers.store import levels as store
 
     with levers.pulling(data) as connection:
         ordered = store.read_level(connection)
@@ -74,7 +75,7 @@ def close(
 
 
 @level.command()
-@levers.reason_option
+@reason_option
 @levers.dry_run_option
 @data_option
 @json_option
@@ -85,7 +86,7 @@ def open(  # noqa: A001 - the command's name
 
     That opens as far as the load allows. To open against the governor, `force normal`.
     """
-    from workers.store import levers as store
+    from workers.store import levels as store
 
     with levers.pulling(data) as connection:
         done = store.lift_level(connection, levers.pull(reason, dry_run=dry_run))
@@ -124,7 +125,7 @@ def _order(
     data: Path | None,
     as_json: bool,
 ) -> None:
-    from workers.store import levers as store
+    from workers.store import levels as store
 
     with levers.pulling(data) as connection:
         done = store.order_level(connection, ordered, lasting, levers.pull(reason, dry_run=dry_run))
@@ -134,7 +135,7 @@ def _order(
 def _change_text(done: LevelChange) -> str:
     if not done.changed:
         return "no order stands, the governor decides; nothing to change"
-    effective = "nothing was done" if done.dry_run else levers.EFFECTIVE
+    effective = levers.effective(done.dry_run)
     if done.order is None:
         verb = "would be lifted" if done.dry_run else "lifted"
         lines = [f"order {verb}, the governor decides; {effective}"]

@@ -15,16 +15,15 @@ import click
 from deploy.cli.target import connection_settings
 
 if TYPE_CHECKING:
-    from workers.store.levers import Pause, Pull, Touched, Until
+    from workers.store.levers import Pause, Until
     from workers.store.pool import Connection
+    from workers.store.pulling import Pull, Touched
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 LASTING_MAX = timedelta(days=366)  # longer is a typing error, or no lever's business
-
-EFFECTIVE = "holds at every gate within a second"
 
 
 class Duration(click.ParamType[timedelta]):
@@ -71,7 +70,6 @@ dry_run_option: Callable[[F], F] = click.option(
 needed_reason_option: Callable[[F], F] = click.option(
     "--reason", required=True, help="Why; others will ask. Kept in the operators' record."
 )
-reason_option: Callable[[F], F] = click.option("--reason", help="Kept in the operators' record.")
 until_option: Callable[[F], F] = click.option(
     "--until", type=Moment(), help="When it ends by itself; without, when it is lifted."
 )
@@ -85,8 +83,8 @@ def pulling(data: Path | None) -> Iterator[Connection]:
     """Connect as the owner; what a lever refuses is told in a line."""
     settings = connection_settings(data)
     from deploy.campaigns.applying import BOUNDS
-    from workers.store.levers import LeverError
     from workers.store.pool import OWNER, connect
+    from workers.store.pulling import LeverError
 
     with connect(settings.postgres.dsn, OWNER, BOUNDS, name="lever") as connection:
         try:
@@ -98,7 +96,7 @@ def pulling(data: Path | None) -> Iterator[Connection]:
 def pull(reason: str | None, *, dry_run: bool) -> Pull:
     """Say who pulls a lever, and why. A reason must say something."""
     from deploy.actor import whoami
-    from workers.store.levers import Pull
+    from workers.store.pulling import Pull
 
     if reason is not None and not reason.strip():
         raise click.BadParameter("is empty; say why", param_hint="--reason")
@@ -138,12 +136,9 @@ def told_pause(pause: Pause, what: str) -> str:
     would = "would be " if pause.dry_run else ""
     if not pause.changed:
         return f"{pause.subject}: {what} was not paused; nothing to change"
-    if not pause.paused:
-        lines = [f"{pause.subject}: {what} {would}resumed; {_effective(pause.dry_run)}"]
-    else:
-        end = "until it is resumed" if pause.until is None else f"until {told_time(pause.until)}"
-        lines = [f"{pause.subject}: {what} {would}paused {end}; {_effective(pause.dry_run)}"]
-    return "\n".join([*lines, *touched_lines(pause.touched)])
+    done = f"paused {told_end(pause.until)}" if pause.paused else "resumed"
+    line = f"{pause.subject}: {what} {would}{done}; {effective(pause.dry_run)}"
+    return "\n".join([line, *touched_lines(pause.touched)])
 
 
 def touched_lines(touched: Touched | None) -> list[str]:
@@ -161,5 +156,11 @@ def told_time(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _effective(dry_run: bool) -> str:
-    return "nothing was done" if dry_run else EFFECTIVE
+def told_end(until: datetime | None) -> str:
+    """Tell when a pause ends."""
+    return "until it is resumed" if until is None else f"until {told_time(until)}"
+
+
+def effective(dry_run: bool) -> str:
+    """Tell from when on it holds."""
+    return "nothing was done" if dry_run else "holds at every gate within a second"

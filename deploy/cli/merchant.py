@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.cli import levers
+from deploy.cli.acting import reason_option
 from deploy.cli.output import json_option, show
 from deploy.cli.target import data_option
 
@@ -59,7 +60,7 @@ def pause(
 
 @merchant.command()
 @click.argument("merchant_id", metavar="ID")
-@levers.reason_option
+@reason_option
 @levers.dry_run_option
 @data_option
 @json_option
@@ -92,8 +93,7 @@ def _line(one: Merchant) -> str:
     line = f"{one.merchant_id:<24} {one.items:>6,} items  {limit}"
     if not one.paused:
         return line
-    end = "until it is resumed" if one.until is None else f"until {levers.told_time(one.until)}"
-    return f"{line}; paused {end}: {one.reason or 'no reason given'}"
+    return f"{line}; paused {levers.told_end(one.until)}: {one.reason or 'no reason given'}"
 
 
 def _text(done: Pause) -> str:

@@ -12,7 +12,8 @@ from uuid import UUID
 import click
 
 from config.settings import require_secrets
-from deploy.cli import faults
+from deploy.cli import faults, webhook_posting
+from deploy.cli.acting import connected, overlap_option, reason_option, shown_once
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
 from workers.domain.delivery import EVENTS
@@ -20,17 +21,12 @@ from workers.domain.delivery import EVENTS
 if TYPE_CHECKING:
     from config.settings import Settings
     from workers.contract.webhook import WebhookSecrets
-    from workers.domain.delivery import Answer
-    from workers.service.relay import Writer
     from workers.store.outbox import Wanted
-    from workers.store.pool import Connection
-    from workers.store.webhooks import Endpoint, EndpointRecord, NewSecret
+    from workers.store.webhooks import EndpointRecord, NewSecret
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-reason_option: Callable[[F], F] = click.option("--reason", help="Kept in the operators' record.")
 id_argument: Callable[[F], F] = click.argument("endpoint_id", metavar="ID", type=int)
-_BODY_SHOWN_MAX = 200
 
 
 @click.group()
@@ -71,7 +67,7 @@ def register(
     wanted = _events(events)
     settings = _settings(data)
     try:
-        asyncio.run(_check(url, settings))
+        asyncio.run(webhook_posting.check(settings, url))
     except Refused as refused:
         click.echo(f"tidegate: nothing of ours is sent to {url}: {refused}", err=True)
         return faults.NOT_FINE
@@ -79,7 +75,7 @@ def register(
         result = {"gateway_id": gateway_id, "url": url, "events": wanted, "dry_run": True}
         show(result, f"{url} would be registered", as_json=as_json)
         return 0
-    with _connected(settings) as connection:
+    with connected(settings, "webhook") as connection:
         made = webhooks.register(
             connection,
             _secrets(settings),
@@ -95,14 +91,7 @@ def register(
 
 @webhook.command()
 @id_argument
-@click.option(
-    "--overlap",
-    "overlap_s",
-    type=click.IntRange(min=0),
-    default=86_400,
-    show_default=True,
-    help="Seconds for which the secret of before signs as well.",
-)
+@overlap_option("the secret of before signs as well")
 @reason_option
 @data_option
 @json_option
@@ -114,7 +103,7 @@ def rotate(
     from workers.store import webhooks
 
     settings = _settings(data)
-    with _connected(settings) as connection:
+    with connected(settings, "webhook") as connection:
         made = webhooks.rotate(
             connection,
             _secrets(settings),
@@ -137,20 +126,12 @@ def test(*, endpoint_id: int, data: Path | None, as_json: bool) -> int:
     from workers.store import webhooks
 
     settings = _settings(data)
-    with _connected(settings) as connection:
+    with connected(settings, "webhook") as connection:
         endpoint = webhooks.read_one(connection, endpoint_id, actor=whoami())
-    message_id, answer = asyncio.run(_post_test(settings, build_writer(settings), endpoint))
-    result = {
-        "endpoint_id": endpoint_id,
-        "webhook_id": message_id,
-        "delivered": answer.delivered,
-        "status": answer.status,
-        "error": answer.error or None,
-        "took_ms": round(answer.took_ms, 1),
-        "body": _beginning(answer),
-    }
-    show(result, _answered(endpoint.url, message_id, answer), as_json=as_json)
-    return 0 if answer.delivered else faults.NOT_FINE
+    posted = asyncio.run(webhook_posting.post_test(settings, build_writer(settings), endpoint))
+    result = {"endpoint_id": endpoint_id, **webhook_posting.answer_told(*posted)}
+    show(result, webhook_posting.answer_text(endpoint.url, *posted), as_json=as_json)
+    return 0 if posted[1].delivered else faults.NOT_FINE
 
 
 @webhook.command()
@@ -190,7 +171,7 @@ def replay(
     from workers.store import webhooks
 
     wanted = _wanted(since, event, dead_only=dead_only)
-    with _connected(connection_settings(data), patient=True) as connection:
+    with connected(connection_settings(data), "webhook", patient=True) as connection:
         count = webhooks.replay(
             connection,
             endpoint_id,
@@ -211,13 +192,9 @@ def replay(
 @json_option
 def disable(*, endpoint_id: int, reason: str | None, data: Path | None, as_json: bool) -> None:
     """Note and deliver nothing for endpoint ID any more; what waits for it is kept for some days."""
-    from deploy.actor import whoami
     from workers.store import webhooks
 
-    with _connected(connection_settings(data)) as connection:
-        done = webhooks.disable(connection, endpoint_id, actor=whoami(), reason=reason)
-    text = f"endpoint {endpoint_id} {'disabled' if done else 'was disabled already'}"
-    show({"endpoint_id": endpoint_id, "changed": done}, text, as_json=as_json)
+    _switch(webhooks.disable, "disabled", endpoint_id, reason, data, as_json=as_json)
 
 
 @webhook.command()
@@ -230,13 +207,9 @@ def enable(*, endpoint_id: int, reason: str | None, data: Path | None, as_json: 
 
     Those of the meantime were not noted: ask the API for these intents.
     """
-    from deploy.actor import whoami
     from workers.store import webhooks
 
-    with _connected(connection_settings(data)) as connection:
-        done = webhooks.enable(connection, endpoint_id, actor=whoami(), reason=reason)
-    text = f"endpoint {endpoint_id} {'enabled' if done else 'was enabled already'}"
-    show({"endpoint_id": endpoint_id, "changed": done}, text, as_json=as_json)
+    _switch(webhooks.enable, "enabled", endpoint_id, reason, data, as_json=as_json)
 
 
 @webhook.command("list")
@@ -246,9 +219,26 @@ def list_all(data: Path | None, as_json: bool) -> None:
     """List the endpoints: how they fare, what waits for them, what was given up."""
     from workers.store import webhooks
 
-    with _connected(connection_settings(data)) as connection:
+    with connected(connection_settings(data), "webhook") as connection:
         found = webhooks.list_endpoints(connection)
     show(found, "\n".join(map(_lines, found)) or "no endpoint was registered yet", as_json=as_json)
+
+
+def _switch(
+    switch: Callable[..., bool],
+    done: str,
+    endpoint_id: int,
+    reason: str | None,
+    data: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from deploy.actor import whoami
+
+    with connected(connection_settings(data), "webhook") as connection:
+        changed = switch(connection, endpoint_id, actor=whoami(), reason=reason)
+    text = f"endpoint {endpoint_id} {done if changed else f'was {done} already'}"
+    show({"endpoint_id": endpoint_id, "changed": changed}, text, as_json=as_json)
 
 
 def _events(given: str | None) -> list[str]:
@@ -294,66 +284,17 @@ def _secrets(settings: Settings) -> WebhookSecrets:
     return WebhookSecrets(settings.secrets.master, settings.secrets.old_masters)
 
 
-def _connected(settings: Settings, *, patient: bool = False) -> Connection:
-    from workers.store.pool import OWNER, Bounds, connect
-
-    bounds = Bounds(statement_timeout_ms=600_000) if patient else Bounds()
-    return connect(settings.postgres.dsn, OWNER, bounds, name="webhook")
-
-
-async def _check(url: str, settings: Settings) -> None:
-    from workers.contract.posting import Poster
-
-    poster = Poster(allow_private=settings.webhooks.allow_private)
-    try:
-        await poster.check(url)
-    finally:
-        poster.close()
-
-
-async def _post_test(settings: Settings, writer: Writer, endpoint: Endpoint) -> tuple[str, Answer]:
-    from workers.contract.posting import Poster
-    from workers.service.relay import post_letter
-
-    poster = Poster(allow_private=settings.webhooks.allow_private)
-    letter = writer.write_test(endpoint)
-    try:
-        return letter.message_id, await post_letter(poster, writer, endpoint, letter)
-    finally:
-        poster.close()
-
-
-def _beginning(answer: Answer) -> str:
-    text = answer.body[:_BODY_SHOWN_MAX].decode(errors="replace")
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
-
-
-def _answered(url: str, message_id: str, answer: Answer) -> str:
-    what = f"answered {answer.status}" if answer.status else answer.error
-    beginning = _beginning(answer)
-    lines = [f"{url} {what} after {answer.took_ms:.0f} ms", f"  webhook-id {message_id}"]
-    if beginning:
-        lines.append(f"  {beginning}")
-    return "\n".join(lines)
-
-
 def _show_secret(made: NewSecret, *, as_json: bool) -> None:
     from workers.contract.webhook import spell
 
-    secret = spell(made.secret)
-    text = (
-        f"endpoint  {made.endpoint_id}\n"
-        f"gateway   {made.gateway_id}\n"
-        f"url       {made.url}\n"
-        f"secret    {secret}\n"
-        "Keep it now: it is not shown again."
-    )
     result = {
         "endpoint_id": made.endpoint_id,
         "gateway_id": made.gateway_id,
         "url": made.url,
-        "secret": secret,
+        "secret": spell(made.secret),
     }
+    rows = {name.removesuffix("_id"): str(value) for name, value in result.items()}
+    text = shown_once(rows, "Keep it now: it is not shown again.")
     show(result, text, as_json=as_json)
 
 

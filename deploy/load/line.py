@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import cast
 
 from deploy.load.wire import Reply, WireError, read
 
 
-class Line(asyncio.Protocol):
+class Line(asyncio.Protocol, ABC):
     """One connection, one post at a time. Whoever sends over it says what an answer means."""
 
     __slots__ = ("_buffer", "busy", "transport")
@@ -24,9 +25,9 @@ class Line(asyncio.Protocol):
         self.busy = True
         self.transport.write(post)
 
+    @abstractmethod
     def replied(self, reply: Reply) -> None:
         """Take the answer to the post; the line is free."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance

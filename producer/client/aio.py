@@ -1,6 +1,8 @@
 """The client for asyncio. It runs the flows of `core`; what it decides itself is only how to wait.
 
-The calls are those of `sync.Gateway`, to the letter; one `AsyncGateway` serves one event loop. A call
+The calls are those of `sync.Gateway`, to the letter. They stand twice, as does the running of a flow,
+because `await` can be shared with nothing that does without; whatever needs no I/O is in `core` and
+`transport`. One `AsyncGateway` serves one event loop. A call
 that is cancelled leaves its wish as it was then: give a key of your own if you mean to cancel, and look
 it up (`find`) afterwards.
 """
@@ -16,7 +18,7 @@ from uuid import UUID
 
 import httpx
 
-from producer.client import transport, wire
+from producer.client import transport
 from producer.client.core import Core
 from producer.client.faults import GatewayFault
 from producer.client.flow import Flow, Options, Pause
@@ -39,7 +41,8 @@ from producer.client.model import (
     UserCoupon,
     WaitNotice,
 )
-from producer.client.wire import Lost, Reply, Request
+from producer.client.replies import Lost, Reply
+from producer.client.requests import Request
 
 T = TypeVar("T")
 OnWait = Callable[[WaitNotice], Awaitable[object] | object]
@@ -76,8 +79,7 @@ class AsyncGateway:
         **order: Unpack[OrderFields],
     ) -> SubmitResult:
         """Order. Without a key of yours it gets one, which the result names."""
-        wish = wire.wish("order", idempotency_key=idempotency_key, **order)
-        return await self._run(self._core.submit(wish, patience_s), on_wait)
+        return await self._run(self._core.order(idempotency_key, patience_s, order), on_wait)
 
     async def issue(
         self,
@@ -88,8 +90,7 @@ class AsyncGateway:
         **issuance: Unpack[IssuanceFields],
     ) -> SubmitResult:
         """Ask for a coupon."""
-        wish = wire.wish("issuance", idempotency_key=idempotency_key, **issuance)
-        return await self._run(self._core.submit(wish, patience_s), on_wait)
+        return await self._run(self._core.issue(idempotency_key, patience_s, issuance), on_wait)
 
     async def resume(
         self,
@@ -108,8 +109,7 @@ class AsyncGateway:
         self, orders: Iterable[KeyedOrderFields], *, patience_s: float | None = None
     ) -> list[SubmitResult | GatewayFault]:
         """Order many times; return what came of each, in order. Receipts are not followed."""
-        wishes = [wire.wish("order", **order) for order in orders]
-        return await self._run(self._core.submit_many(wishes, patience_s))
+        return await self._run(self._core.order_many(orders, patience_s))
 
     async def follow(
         self, accepted: Accepted | UUID, *, patience_s: float | None = None
@@ -218,9 +218,9 @@ class AsyncGateway:
                     async for piece in response.aiter_bytes():
                         body += piece
                         if len(body) > transport.BODY_BYTES_MAX:
-                            return Lost(True, "an answer that does not end")
+                            return transport.UNENDING
                     return transport.reply(response, bytes(body))
         except transport.ERRORS as error:
             return transport.lost(error)
         except TimeoutError:
-            return Lost(True, "an answer that does not end")
+            return transport.UNENDING

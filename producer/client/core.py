@@ -17,24 +17,27 @@ becomes one order at most. The way of a wish:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 
-from producer.client import wire
+from producer.client import replies, requests, texts
 from producer.client.faults import GatewayFault
 from producer.client.flow import RETRY_S, Flow, Shared
 from producer.client.model import (
     Accepted,
     Cancelled,
     IntentResult,
+    IssuanceFields,
+    KeyedOrderFields,
     Kind,
     NotAccepted,
     NotDone,
     Order,
+    OrderFields,
     Paid,
     Status,
     SubmitResult,
@@ -43,9 +46,9 @@ from producer.client.model import (
     UserCoupon,
     Wish,
 )
+from producer.client.replies import Doubt, No, Reply
+from producer.client.requests import Request
 from producer.client.submission import Submission, chunks, submit_chunk
-from producer.client.texts import text
-from producer.client.wire import Doubt, No, Reply, Request
 
 T = TypeVar("T")
 
@@ -59,6 +62,24 @@ _NOT_DONE: Final = {  # and whether the money goes back
 
 class Core(Shared):
     """The calls of a client, as flows."""
+
+    def order(
+        self, key: str | None, patience_s: float | None, order: OrderFields
+    ) -> Flow[SubmitResult]:
+        """Send a wish to buy."""
+        return self.submit(requests.wish("order", idempotency_key=key, **order), patience_s)
+
+    def issue(
+        self, key: str | None, patience_s: float | None, issuance: IssuanceFields
+    ) -> Flow[SubmitResult]:
+        """Send a wish for a coupon."""
+        return self.submit(requests.wish("issuance", idempotency_key=key, **issuance), patience_s)
+
+    def order_many(
+        self, orders: Iterable[KeyedOrderFields], patience_s: float | None
+    ) -> Flow[list[SubmitResult | GatewayFault]]:
+        """Send many wishes to buy."""
+        return self.submit_many([requests.wish("order", **order) for order in orders], patience_s)
 
     def submit(self, wish: Wish, patience_s: float | None = None) -> Flow[SubmitResult]:
         """Send a wish, or send one again that was turned away or is in doubt."""
@@ -86,7 +107,7 @@ class Core(Shared):
         Raises NotFound for an intent that is not this gateway's.
         """
         if isinstance(accepted, UUID):
-            accepted = Accepted(message=text("accepted", None), intent_id=accepted)
+            accepted = Accepted(message=texts.accepted("order", None), intent_id=accepted)
         return (yield from self.poll(accepted, self.ends(patience_s), at_once=True))
 
     def find(
@@ -97,7 +118,7 @@ class Core(Shared):
         patience_s: float | None = None,
     ) -> Flow[IntentResult | Unreadable | None]:
         """Ask what a key is bound to; None: to nothing."""
-        request = wire.get(
+        request = requests.get(
             "/v1/intents",
             self.options.timeout_s,
             user_id=user_id,
@@ -110,7 +131,7 @@ class Core(Shared):
             return reply
         if reply.status == 404:
             return None
-        match wire.read(reply, wish, wire.utc(self.wall())):
+        match replies.read(reply, wish, replies.utc(self.wall())):
             case GatewayFault() as fault:
                 raise fault
             case No() | Doubt() | NotAccepted():
@@ -122,13 +143,13 @@ class Core(Shared):
         self, user_id: str, patience_s: float | None = None
     ) -> Flow[tuple[UserCoupon, ...] | Unreadable]:
         """Ask for a user's coupons, the newest first."""
-        request = wire.get(wire.user_path(user_id), self.options.timeout_s)
+        request = requests.get(requests.user_path(user_id), self.options.timeout_s)
         found = yield from self._read(request, _coupons, patience_s)
         return found if isinstance(found, Unreadable) else found.coupons
 
     def status(self, patience_s: float | None = None) -> Flow[Status | Unreadable]:
         """Ask how it goes."""
-        return self._read(wire.get("/v1/status", self.options.timeout_s), _status, patience_s)
+        return self._read(requests.get("/v1/status", self.options.timeout_s), _status, patience_s)
 
     def pay(
         self, order_id: UUID, reference: str, amount: int, patience_s: float | None = None
@@ -155,7 +176,7 @@ class Core(Shared):
         if not isinstance(reply, Reply):
             return _unreadable(reply)
         if reply.status not in (200, 404):
-            raise wire.fault_of(reply)
+            raise replies.fault_of(reply)
         return reply
 
     def _read(
@@ -165,23 +186,22 @@ class Core(Shared):
         if isinstance(reply, Unreadable):
             return reply
         if reply.status == 404:
-            raise wire.fault_of(reply)
-        read = wire.decoded(decoder, reply.body)
+            raise replies.fault_of(reply)
+        read = replies.decoded(decoder, reply.body)
         return _unreadable(RETRY_S) if read is None else read
 
     def _change(
         self, path: str, body: object, patience_s: float | None
     ) -> Flow[tuple[Order, str] | NotDone | Unconfirmed]:
-        request = wire.change(path, body, self.options.timeout_s)
+        request = requests.change(path, body, self.options.timeout_s)
         reply = yield from self.insist(request, self.ends(patience_s))
         if not isinstance(reply, Reply):
-            return Unconfirmed(message=text("later", None), retry_after_s=reply)
+            return _unconfirmed(reply)
         if reply.status == 200:
-            done = wire.order_of(reply)
-            return done or Unconfirmed(message=text("later", None), retry_after_s=RETRY_S)
-        problem = wire.problem_of(reply)
+            return replies.order_of(reply) or _unconfirmed(RETRY_S)
+        problem = replies.problem_of(reply)
         if problem.code not in _NOT_DONE:
-            raise wire.fault_of(reply)
+            raise replies.fault_of(reply)
         return NotDone(message=problem.message, reason=problem.code, refund=_NOT_DONE[problem.code])
 
 
@@ -194,4 +214,10 @@ _status = msgspec.json.Decoder(Status)
 
 
 def _unreadable(retry_after_s: float) -> Unreadable:
-    return Unreadable(message=text("later", None), retry_after_s=retry_after_s)
+    message = texts.problem("reading_unavailable", None, retry_after_s)
+    return Unreadable(message=message, retry_after_s=retry_after_s)
+
+
+def _unconfirmed(retry_after_s: float) -> Unconfirmed:
+    message = texts.problem("change_unconfirmed", None, retry_after_s)
+    return Unconfirmed(message=message, retry_after_s=retry_after_s)

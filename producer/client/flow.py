@@ -10,11 +10,12 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from producer.client import wire
+from producer.client import replies, requests
 from producer.client.faults import GatewayFault
 from producer.client.model import Accepted, IntentResult, Kind, NotAccepted, WaitNotice, Wish
 from producer.client.pacing import RetryBudget, Throttle, backoff_s, later_s
-from producer.client.wire import Doubt, Lost, No, Reply, Request
+from producer.client.replies import Doubt, Lost, No, Reply
+from producer.client.requests import Request
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def pause(seconds: float, notice: WaitNotice | None = None) -> Flow[bool]:
 
 def is_taken(heard: Reply | Lost) -> bool:
     """Tell whether the API took a call up, be it to refuse it for the caller's own limit."""
-    return isinstance(heard, Reply) and not wire.is_unclear(heard.status)
+    return isinstance(heard, Reply) and not replies.is_unclear(heard.status)
 
 
 class Shared:
@@ -134,7 +135,7 @@ class Shared:
         No repeats by the budget's reckoning: each is due, and they are few. Raises GatewayFault.
         """
         wish = Wish(kind="order", body="", locale=None, idempotency_key=accepted.idempotency_key)
-        request = wire.get(f"/v1/intents/{accepted.intent_id}", self.options.timeout_s)
+        request = requests.get(f"/v1/intents/{accepted.intent_id}", self.options.timeout_s)
         pause_s = max(_POLL_S_MIN, accepted.poll_after_ms / 1_000)
         wait_s = 0.0 if at_once else later_s(pause_s, self.draw())
         while wait_s == 0.0 or self.now() + wait_s < ends:
@@ -142,7 +143,7 @@ class Shared:
                 break
             heard = yield from send(request)
             told_s = 0.0
-            match wire.read(heard, wish, wire.utc(self.wall())):
+            match replies.read(heard, wish, replies.utc(self.wall())):
                 case GatewayFault() as fault:
                     raise fault
                 case Accepted(message=message):
@@ -165,9 +166,9 @@ class Shared:
             heard = yield from send(request)
             told_s = 0.0
             if isinstance(heard, Reply):
-                if heard.status != 429 and not wire.is_unclear(heard.status):
+                if heard.status != 429 and not replies.is_unclear(heard.status):
                     return heard
-                told_s = wire.wait_told_s(heard, wire.utc(self.wall())) or 0.0
+                told_s = replies.wait_told_s(heard, replies.utc(self.wall())) or 0.0
             if not (yield from self.token(attempt, told_s, ends)):
                 return max(told_s, RETRY_S)
             attempt += 1

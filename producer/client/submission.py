@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from producer.client import wire
+from producer.client import replies, requests, texts
 from producer.client.faults import GatewayFault
 from producer.client.flow import RETRY_S, Flow, Shared, pause
 from producer.client.model import (
@@ -21,8 +21,7 @@ from producer.client.model import (
     Wish,
 )
 from producer.client.pacing import backoff_s, later_s, within_s
-from producer.client.texts import text
-from producer.client.wire import Doubt, No
+from producer.client.replies import Doubt, No
 
 # A lost call may still be on its way into the journal (the API gives itself 5 s): for as long, a no
 # to the next one is not believed.
@@ -30,7 +29,6 @@ _SETTLED_S: Final = 10.0
 _WAIT_S_MAX: Final = 30  # the longest `Prefer: wait` that the API honours
 
 Reason = Literal["turned_away", "appointment", "unknown"]
-_SAID: Final = {"turned_away": "waiting", "appointment": "appointment", "unknown": "checking"}
 
 
 class Submission:
@@ -54,9 +52,9 @@ class Submission:
         attempt = 1
         while True:
             wait_s = int(min(_WAIT_S_MAX, max(0.0, self.ends - shared.now())))
-            request = wire.post(self.wish, wait_s, shared.options.timeout_s)
+            request = requests.post(self.wish, wait_s, shared.options.timeout_s)
             heard = yield from shared.post(kind, request)
-            result = self.judged(wire.read(heard, self.wish, wire.utc(shared.wall())))
+            result = self.judged(replies.read(heard, self.wish, replies.utc(shared.wall())))
             match result:
                 case GatewayFault():
                     raise result
@@ -75,14 +73,14 @@ class Submission:
             attempt += 1
 
     def judged(
-        self, verdict: wire.Verdict
+        self, verdict: replies.Verdict
     ) -> IntentResult | NotAccepted | No | Doubt | GatewayFault:
         """Take note of a doubt; only the API's word for the key ends it, and not at once."""
         wall, lost_at = self.shared.wall(), self.wish.doubt_since
         if isinstance(verdict, GatewayFault):
             verdict.idempotency_key = self.wish.idempotency_key
         if isinstance(verdict, Doubt):
-            self.wish = replace(self.wish, doubt_since=wire.utc(wall))
+            self.wish = replace(self.wish, doubt_since=replies.utc(wall))
         if lost_at is None or not isinstance(verdict, No | NotAccepted):
             return verdict
         left_s = max(0.0, _SETTLED_S - (wall - lost_at.timestamp()))
@@ -92,8 +90,7 @@ class Submission:
             return verdict
         told_s = (verdict.told_s or 0.0) if isinstance(verdict, No) else 0.0
         wait_s = max(told_s, left_s if looked_up else 0.0)
-        checking = text("checking", self.wish.locale)
-        return Doubt(wait_s, checking, "a no that does not end an earlier doubt")
+        return Doubt(wait_s, detail="a no that does not end an earlier doubt")
 
     def turned_away(self, no: No) -> TurnedAway:
         """Make the result that tells a no, with the wish as it is to be resumed."""
@@ -103,11 +100,10 @@ class Submission:
             key_told=True,
             ticket=None if no.appointment is None else no.appointment.ticket,
             window_s=no.window_s,
-            not_before=None if wait_s is None else wire.utc(self.shared.wall() + wait_s),
+            not_before=None if wait_s is None else replies.utc(self.shared.wall() + wait_s),
         )
-        named = "later" if wait_s is None else "turned_away"
         return TurnedAway(
-            message=no.message or text(named, wish.locale, wait_s or 0.0),
+            message=no.message or _turned_away(wish.locale, wait_s),
             idempotency_key=wish.idempotency_key,
             limit=no.limit,
             wish=wish,
@@ -121,9 +117,9 @@ class Submission:
     def unknown(self, doubt: Doubt) -> Unknown:
         """Make the result that tells a doubt."""
         wait_s = max(doubt.told_s, RETRY_S)
-        at = wire.utc(self.shared.wall() + wait_s)
+        at = replies.utc(self.shared.wall() + wait_s)
         return Unknown(
-            message=doubt.message,
+            message=doubt.message or texts.problem("outcome_unknown", self.wish.locale, wait_s),
             idempotency_key=self.wish.idempotency_key,
             wish=replace(self.wish, key_told=True, not_before=at),
             retry_after_s=wait_s,
@@ -134,7 +130,7 @@ class Submission:
         """Make the result of a wish that this client does not send."""
         wait_s = later_s(RETRY_S, self.shared.draw())
         if self.wish.doubt_since is not None:
-            return self.unknown(Doubt(wait_s, text("checking", self.wish.locale), "held back"))
+            return self.unknown(Doubt(wait_s, detail="held back"))
         return self.turned_away(No(limit="client", told_s=wait_s, code="held_back"))
 
     def _wait_until_told(self) -> Flow[SubmitResult | None]:
@@ -149,7 +145,7 @@ class Submission:
             if (yield from pause(wait_s, self._notice(wait_s, reason))):
                 return None
         if wish.doubt_since is not None:
-            return self.unknown(Doubt(told_s, text("checking", wish.locale), "resumed too early"))
+            return self.unknown(Doubt(told_s, detail="resumed too early"))
         early = self.turned_away(No(limit="client", told_s=told_s, code="too_early"))
         return replace(early, wish=wish)
 
@@ -188,14 +184,22 @@ class Submission:
 
     def _notice(self, wait_s: float, reason: Reason, no: No | None = None) -> WaitNotice:
         return WaitNotice(
-            message=text(_SAID[reason], self.wish.locale, wait_s),
+            message=texts.problem("outcome_unknown", self.wish.locale, wait_s)
+            if reason == "unknown"
+            else texts.waiting(reason, self.wish.locale, wait_s),
             reason=reason,
-            until=wire.utc(self.shared.wall() + wait_s),
+            until=replies.utc(self.shared.wall() + wait_s),
             wait_s=wait_s,
             idempotency_key=self.wish.idempotency_key,
             level=None if no is None else no.level,
             limit=None if no is None else no.limit,
         )
+
+
+def _turned_away(locale: str | None, wait_s: float | None) -> str:
+    if wait_s is None:
+        return texts.closed(locale)
+    return texts.problem("reduced_capacity", locale, wait_s)
 
 
 def submit_chunk(
@@ -211,8 +215,8 @@ def submit_chunk(
     attempt = 1
     while True:
         sent = [submissions[at].wish for at in left]
-        heard = yield from shared.post("order", wire.post_many(sent, shared.options.timeout_s))
-        verdicts = wire.read_many(heard, sent, wire.utc(shared.wall()))
+        heard = yield from shared.post("order", requests.post_many(sent, shared.options.timeout_s))
+        verdicts = replies.read_many(heard, sent, replies.utc(shared.wall()))
         for at, verdict in zip(left, verdicts, strict=True):
             results[at] = _told(submissions[at], verdict)
         in_doubt = {at: told for at, told in results.items() if isinstance(told, Unknown)}
@@ -228,8 +232,8 @@ def chunks(wishes: Sequence[Wish]) -> Iterator[list[Wish]]:
     chunk: list[Wish] = []
     size = 0
     for wish in wishes:
-        length = len(wire.keyed_body(wish)) + 1
-        if chunk and (len(chunk) == wire.BATCH_MAX or size + length > wire.BATCH_BYTES_MAX):
+        length = len(requests.keyed_body(wish)) + 1
+        if chunk and (len(chunk) == requests.BATCH_MAX or size + length > requests.BATCH_BYTES_MAX):
             yield chunk
             chunk, size = [], 0
         chunk.append(wish)
@@ -238,7 +242,7 @@ def chunks(wishes: Sequence[Wish]) -> Iterator[list[Wish]]:
         yield chunk
 
 
-def _told(submission: Submission, verdict: wire.Verdict) -> SubmitResult | GatewayFault:
+def _told(submission: Submission, verdict: replies.Verdict) -> SubmitResult | GatewayFault:
     match submission.judged(verdict):
         case Doubt() as doubt:
             return submission.unknown(doubt)

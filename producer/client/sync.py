@@ -15,7 +15,7 @@ from uuid import UUID
 
 import httpx
 
-from producer.client import transport, wire
+from producer.client import transport
 from producer.client.core import Core
 from producer.client.faults import GatewayFault
 from producer.client.flow import Flow, Options, Pause
@@ -38,7 +38,8 @@ from producer.client.model import (
     UserCoupon,
     WaitNotice,
 )
-from producer.client.wire import Lost, Reply, Request
+from producer.client.replies import Lost, Reply
+from producer.client.requests import Request
 
 T = TypeVar("T")
 OnWait = Callable[[WaitNotice], object]
@@ -78,8 +79,7 @@ class Gateway:
         **order: Unpack[OrderFields],
     ) -> SubmitResult:
         """Order. Without a key of yours it gets one, which the result names."""
-        wish = wire.wish("order", idempotency_key=idempotency_key, **order)
-        return self._run(self._core.submit(wish, patience_s), on_wait)
+        return self._run(self._core.order(idempotency_key, patience_s, order), on_wait)
 
     def issue(
         self,
@@ -90,8 +90,7 @@ class Gateway:
         **issuance: Unpack[IssuanceFields],
     ) -> SubmitResult:
         """Ask for a coupon."""
-        wish = wire.wish("issuance", idempotency_key=idempotency_key, **issuance)
-        return self._run(self._core.submit(wish, patience_s), on_wait)
+        return self._run(self._core.issue(idempotency_key, patience_s, issuance), on_wait)
 
     def resume(
         self,
@@ -110,8 +109,7 @@ class Gateway:
         self, orders: Iterable[KeyedOrderFields], *, patience_s: float | None = None
     ) -> list[SubmitResult | GatewayFault]:
         """Order many times; return what came of each, in order. Receipts are not followed."""
-        wishes = [wire.wish("order", **order) for order in orders]
-        return self._run(self._core.submit_many(wishes, patience_s))
+        return self._run(self._core.order_many(orders, patience_s))
 
     def follow(self, accepted: Accepted | UUID, *, patience_s: float | None = None) -> IntentResult:
         """Wait for an outcome; the receipt again where patience ends first."""
@@ -207,7 +205,7 @@ class Gateway:
                 for piece in response.iter_bytes():
                     body += piece
                     if len(body) > transport.BODY_BYTES_MAX or time.monotonic() > ends:
-                        return Lost(True, "an answer that does not end")
+                        return transport.UNENDING
                 return transport.reply(response, bytes(body))
         except transport.ERRORS as error:
             return transport.lost(error)

@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from producer.client.flow import Options
-from producer.client.wire import Lost, Reply, Request
+from producer.client.replies import Lost, Reply
+from producer.client.requests import Request
 
+UNENDING: Final = Lost(True, "an answer that does not end")
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024  # of an answer; one to a full batch has half a million
 _KEEP_ALIVE_S: Final = 30.0  # shorter than the API keeps an idle connection: no call meets its end
 _AGENT: Final = "tidegate-client"

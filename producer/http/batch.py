@@ -54,6 +54,8 @@ def _read(raw: bytes) -> _Item:
             raise Problem(Code.BODY_TOO_LARGE, detail)
         return decoding.decode(decoding.KEYED_ORDER, raw)
     except Problem as problem:
+        # They hold the frames of this call, which will hold the problem: a circle around its body.
+        problem.__traceback__ = problem.__context__ = None
         return problem
 
 

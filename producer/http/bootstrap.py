@@ -32,6 +32,7 @@ from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import open_client
 from workers.contract.hints import hint_sender
 from workers.contract.names import gate_names
+from workers.domain.odds import TAKEN_SHARE
 from workers.store.keys import read_keys
 from workers.store.pool import PRODUCER, WORKER, opener
 
@@ -67,6 +68,7 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
             publisher.offer,
             codes,
             accept_timeout_ms=int(settings.api.accept_timeout_ms * _INTAKE_SHARE),
+            taken_share=lambda: next((one.takings.share for one in hearing), TAKEN_SHARE),
         )
 
     limits.start()

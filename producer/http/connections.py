@@ -71,12 +71,15 @@ class Connection(HttpToolsProtocol):
         self.receiving_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the last call: it holds this connection, and a circle waits for the collector.
+        """Let go of what holds this connection: calls, under way and queued, and a timer.
 
-        The collector looks at old objects seldom here; callers who come and go would pile up.
+        Such a circle waits for the collector, which looks at old objects seldom here: callers who
+        come and go would pile up.
         """
         super().connection_lost(exc)
         self.cycle = None
+        self.pipeline.clear()
+        self._unset_keepalive_if_required()  # uvicorn leaves it ticking where the caller broke off
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; give up on a header that does not end."""
@@ -205,11 +208,14 @@ async def sweep(connections: set[Any]) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_SWEEP_INTERVAL_S)
-        now = loop.time()
-        for connection in list(connections):
-            since = connection.receiving_since
-            if since is not None and since < now - RECEIVE_TIMEOUT_S:
-                connection.transport.abort()
-            since = connection.idle_since
-            if since is not None and since < now - KEEP_ALIVE_S:
-                connection.transport.close()
+        _close_overdue(list(connections), loop.time())
+
+
+def _close_overdue(connections: list[Any], now: float) -> None:
+    for connection in connections:
+        since = connection.receiving_since
+        if since is not None and since < now - RECEIVE_TIMEOUT_S:
+            connection.transport.abort()
+        since = connection.idle_since
+        if since is not None and since < now - KEEP_ALIVE_S:
+            connection.transport.close()

@@ -6,24 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from producer.http import decoding, examples, render
-from producer.http.headers import TICKET_LENGTH_MAX
-from producer.http.messages import LANGUAGES
+from producer.http.parameters import INTENT_ID, LAST_EVENT_ID, ORDER_ID, POSTING, READING, Field
 from producer.http.problems import Code
 from workers.domain.intent import IssuanceIntent, OrderIntent
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 TEXT: Final = "text/plain"
-
-
-class Field(NamedTuple):
-    """A parameter: of the path, the query or the header."""
-
-    name: str
-    place: str
-    description: str
-    schema: dict[str, Any]
-    required: bool = False
 
 
 class Answer(NamedTuple):
@@ -58,43 +47,6 @@ class Operation(NamedTuple):
     body: dict[str, tuple[type | dict[str, Any], Any]] | None = None
     body_required: bool = True
 
-
-_ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-_KEY: Final = Field(
-    "Idempotency-Key",
-    "header",
-    "One key for one intent, the same when asking again. Bare, or quoted as a structured-field"
-    " string. Scoped to gateway, user and kind; bound by acceptance only.",
-    {"type": "string", "minLength": 1},
-    required=True,
-)
-_PREFER: Final = Field(
-    "Prefer",
-    "header",
-    "`wait=N`: answer with the outcome if it comes within N seconds (at most 30).",
-    {"type": "string", "examples": ["wait=10"]},
-)
-_APPOINTMENT: Final = Field(
-    "Tidegate-Appointment",
-    "header",
-    "The ticket of an appointment, on coming back for it. No part of the intent: the key stays good.",
-    {"type": "string", "minLength": 1, "maxLength": TICKET_LENGTH_MAX},
-)
-_TRACEPARENT: Final = Field(
-    "traceparent", "header", "W3C trace context; its id is told in problems.", {"type": "string"}
-)
-_LANGUAGE: Final = Field(
-    "Accept-Language",
-    "header",
-    f"The language of `message` where the intent names no locale: {', '.join(LANGUAGES)}.",
-    {"type": "string"},
-)
-_INTENT_ID: Final = Field("intent_id", "path", "The intent's id.", _ID_SCHEMA, required=True)
-_ORDER_ID: Final = Field(
-    "order_id", "path", "The order's id, which is its intent's.", _ID_SCHEMA, required=True
-)
-_POSTING: Final = (_KEY, _PREFER, _APPOINTMENT, _TRACEPARENT, _LANGUAGE)
-_READING: Final = (_TRACEPARENT, _LANGUAGE)
 
 _UNREAD: Final = (Code.MALFORMED_BODY, Code.INVALID_FIELD, Code.INVALID_PARAMETER)
 _KEYED: Final = (*_UNREAD, Code.IDEMPOTENCY_KEY_MISSING, Code.IDEMPOTENCY_KEY_INVALID)
@@ -134,10 +86,17 @@ _ACCEPTED: Final = Answer(
 )
 
 
-def _decided(example: dict[str, Any], description: str) -> Answer:
-    headers = ("Idempotent-Replayed", "Preference-Applied")
-    others = ((render.NotAcceptedView, examples.NOT_ACCEPTED),)
-    return Answer(200, description, JSON, render.IntentView, example, headers, others)
+def _decided(example: dict[str, Any]) -> Answer:
+    return Answer(
+        200,
+        "The outcome: waited for, or of a known key. Or a business no before anything was journalled"
+        " (`not_accepted`), which binds no key.",
+        JSON,
+        render.IntentView,
+        example,
+        ("Idempotent-Replayed", "Preference-Applied"),
+        ((render.NotAcceptedView, examples.NOT_ACCEPTED),),
+    )
 
 
 _RESULT: Final[dict[str, Any]] = {
@@ -159,14 +118,10 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "intents:write",
         (
             _ACCEPTED,
-            _decided(
-                examples.COMMITTED,
-                "The outcome: waited for, or of a known key. Or a business no before anything was"
-                " journalled (`not_accepted`), which binds no key.",
-            ),
+            _decided(examples.COMMITTED),
         ),
         _POSTED,
-        _POSTING,
+        POSTING,
         {JSON: (OrderIntent, examples.ORDER_INTENT)},
     ),
     Operation(
@@ -181,7 +136,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             Field("user_id", "query", "The intent's user.", {"type": "string"}, required=True),
             Field("idempotency_key", "query", "Its key, bare.", {"type": "string"}, required=True),
             Field("kind", "query", "What it wishes for.", {"enum": ["order", "issuance"]}),
-            *_READING,
+            *READING,
         ),
     ),
     Operation(
@@ -200,7 +155,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             ),
         ),
         (*_UNREAD, *_BODIED, *_WHO, Code.READING_UNAVAILABLE),
-        _READING,
+        READING,
         {
             JSON: ({"type": "array", "maxItems": 500, "minItems": 1}, [examples.KEYED_INTENT]),
             NDJSON: (decoding.KeyedOrderIntent, examples.KEYED_INTENT),
@@ -214,7 +169,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "intents:read",
         (Answer(200, "The intent.", JSON, render.IntentView, examples.REFUSED),),
         _POLLED,
-        (_INTENT_ID, *_READING),
+        (INTENT_ID, *READING),
     ),
     Operation(
         "getIntentEvents",
@@ -234,9 +189,9 @@ OPERATIONS: Final[Sequence[Operation]] = (
         ),
         (*_READ, Code.NOT_FOUND, Code.REDUCED_CAPACITY),
         (
-            _INTENT_ID,
-            Field("Last-Event-ID", "header", "The last event heard.", {"type": "string"}),
-            *_READING,
+            INTENT_ID,
+            LAST_EVENT_ID,
+            *READING,
         ),
     ),
     Operation(
@@ -247,14 +202,10 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "coupons:write",
         (
             _ACCEPTED,
-            _decided(
-                examples.ISSUED,
-                "The outcome: waited for, or of a known key. Or a business no before anything was"
-                " journalled (`not_accepted`), which binds no key.",
-            ),
+            _decided(examples.ISSUED),
         ),
         (*_POSTED, Code.ISSUANCE_PAUSED),
-        _POSTING,
+        POSTING,
         {JSON: (IssuanceIntent, examples.ISSUANCE_INTENT)},
     ),
     Operation(
@@ -275,7 +226,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         (*_READ, Code.NOT_FOUND),
         (
             Field("user_id", "path", "The user.", {"type": "string"}, required=True),
-            *_READING,
+            *READING,
         ),
     ),
     Operation(
@@ -296,7 +247,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             Code.PAYMENT_TOO_LATE,
             Code.RECORDED_FOR_REFUND,
         ),
-        (_ORDER_ID, *_READING),
+        (ORDER_ID, *READING),
         {JSON: (decoding.Payment, {"payment_reference": "pay-77", "amount": 1800})},
     ),
     Operation(
@@ -307,7 +258,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "orders:write",
         (Answer(200, "Cancelled: the intent.", JSON, render.IntentView, examples.CANCELLED),),
         (*_CHANGED, Code.NOT_CANCELLABLE),
-        (_ORDER_ID, *_READING),
+        (ORDER_ID, *READING),
         {JSON: (decoding.Cancel, {})},
         body_required=False,
     ),
@@ -328,7 +279,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             ),
         ),
         (Code.UNAUTHENTICATED, Code.READING_UNAVAILABLE),
-        _READING,
+        READING,
     ),
     Operation(
         "getStatusStream",
@@ -349,8 +300,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         ),
         (Code.UNAUTHENTICATED, Code.READING_UNAVAILABLE, Code.REDUCED_CAPACITY),
         (
-            Field("Last-Event-ID", "header", "The last event heard.", {"type": "string"}),
-            *_READING,
+            LAST_EVENT_ID,
+            *READING,
         ),
     ),
     Operation(

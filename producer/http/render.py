@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Final, Literal
@@ -13,15 +13,14 @@ from msgspec import Meta, Struct
 
 from producer.answers import NotAcceptedReason
 from producer.http.messages import Language, Messages
-from workers.contract.resource import CouponResource, IntentResource, OrderResource
+from workers.contract import view
+from workers.contract.resource import IntentResource
 from workers.domain.intent import Kind
-from workers.domain.outcome import OrderStatus, PricedLine, Refusal
 from workers.domain.overload import Level
 from workers.store.resources import UserCoupon
 
+Codes = view.Codes
 _NOES_MAX: Final = 1_024  # reasons, times languages, odds in hundredths and campaigns' times
-
-Codes = Callable[[UUID], str]  # a coupon's code from its id
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -36,41 +35,9 @@ class Receipt(Struct, frozen=True, kw_only=True):
     poll_after_ms: int
 
 
-class OrderView(Struct, frozen=True, kw_only=True):
-    """An order; amounts in minor units of `currency`. `payable` is `total` less `discount`.
-
-    `payment_deadline` is set while the order awaits its payment.
-    """
-
-    order_id: UUID
-    status: OrderStatus
-    lines: tuple[PricedLine, ...]
-    total: int
-    discount: int
-    payable: int
-    currency: str
-    payment_deadline: datetime | None
-
-
-class CouponView(Struct, frozen=True, kw_only=True):
-    """A coupon just issued; `value` is the most it takes off, in minor units."""
-
-    code: str
-    value: int
-    valid_until: datetime
-
-
-class IntentView(Struct, frozen=True, kw_only=True):
+class IntentView(view.ToldIntent, frozen=True, kw_only=True):
     """The intent resource. `reason` is a refusal's; `message` is fit to be shown in the chat."""
 
-    intent_id: UUID
-    kind: Kind
-    status: Literal["accepted", "committed", "refused"]
-    reason: Refusal | None
-    order: OrderView | None
-    coupon: CouponView | None
-    accepted_at: datetime
-    decided_at: datetime | None
     message: str
 
 
@@ -156,19 +123,8 @@ def receipt(intent_id: bytes, estimated_wait_ms: int, poll_after_ms: int) -> byt
 
 def intent(resource: IntentResource, language: Language, messages: Messages, codes: Codes) -> bytes:
     """Write an intent resource."""
-    return encode(
-        IntentView(
-            intent_id=resource.intent_id,
-            kind=Kind(resource.kind),
-            status=resource.status,  # type: ignore[arg-type]  # a property that returns these
-            reason=resource.refusal,
-            order=None if resource.order is None else _order(resource.order),
-            coupon=None if resource.coupon is None else _coupon(resource.coupon, codes),
-            accepted_at=resource.accepted_at,
-            decided_at=resource.decided_at,
-            message=message(resource, language, messages),
-        )
-    )
+    said = message(resource, language, messages)
+    return encode(IntentView(message=said, **view.told(resource, codes)))
 
 
 def message(resource: IntentResource, language: Language, messages: Messages) -> str:
@@ -223,26 +179,4 @@ def user_coupons(user_id: str, coupons: list[UserCoupon], codes: Codes) -> bytes
                 for coupon in coupons
             ),
         )
-    )
-
-
-def _order(order: OrderResource) -> OrderView:
-    return OrderView(
-        order_id=order.order_id,
-        status=order.status,
-        lines=order.lines,
-        total=order.total,
-        discount=order.discount,
-        payable=order.payable,
-        currency=order.currency,
-        # Kept in the journal as it was; there is something left to pay only in this state.
-        payment_deadline=order.payment_deadline
-        if order.status is OrderStatus.AWAITING_PAYMENT
-        else None,
-    )
-
-
-def _coupon(coupon: CouponResource, codes: Codes) -> CouponView:
-    return CouponView(
-        code=codes(coupon.coupon_id), value=coupon.value, valid_until=coupon.valid_until
     )

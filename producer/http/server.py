@@ -30,9 +30,10 @@ _BACKLOG = 4_096
 # A lane whose commit was heard needs Python's lock to go on; 5 ms of waiting for it, several times
 # a batch, would be most of a batch's time.
 _SWITCH_INTERVAL_S = 0.000_5
-# A call leaves a few objects that only the collector frees; looking for them after every 700th
-# allocation, as by default, costs a tenth of the hot route.
-_GC_THRESHOLDS = (50_000, 20, 50)
+# Calls under way are thousands of objects that come and go by themselves; looking for circles after
+# every 700th, as by default, costs a tenth of the hot route. A circle that is old before it is let go
+# waits for a look at everything, the hundredth: so calls must leave none.
+_GC_THRESHOLDS = (50_000, 10, 10)
 _CLOSING_S = 10  # what a process takes beyond its drain, before it is killed
 
 

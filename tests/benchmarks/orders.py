@@ -7,18 +7,19 @@ takes about a microsecond.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from random import Random
 
 from deploy.load.wire import Target
 
-Coupon = tuple[str, str]  # user id, coupon code
+Coupon = tuple[str, str]  # user id, coupon code ("": an order without one)
 Cart = tuple[str, str]  # two SKUs, a unit of each
 
 HOT: Cart = ("hot", "warm")  # the pair that everybody wants
 HOT_CAMPAIGN = "bench"
 SPREAD_CAMPAIGN = "bench-spread"
 SPREAD_SKUS = 1_000
+SCARCE_CAMPAIGN = "bench-scarce"
 
 
 def spread_campaign() -> str:
@@ -47,6 +48,40 @@ skus = []
 id = "tea-house"
 {items}
 """
+
+
+def scarce_campaign(units: int) -> str:
+    """Return the text of a campaign of one SKU that costs nothing and of which there is little."""
+    return f"""
+[campaign]
+id = "{SCARCE_CAMPAIGN}"
+currency = "CNY"
+time_zone = "Asia/Shanghai"
+starts_at = 2020-01-01T00:00:00
+ends_at = 2099-12-31T00:00:00
+orders_per_user_max = 1
+[[merchants]]
+id = "tea-house"
+[[items]]
+sku = "scarce"
+merchant = "tea-house"
+price = 0
+stock = {units}
+"""
+
+
+def scarce_posts(to: Target) -> Callable[[int, str], bytes]:
+    """Return what makes each buyer's post: one unit of the scarce SKU, with a ticket or without."""
+    common = _common(to)
+
+    def post(buyer: int, ticket: str) -> bytes:
+        body = (
+            f'{{"user_id":"u-{buyer}","campaign_id":"{SCARCE_CAMPAIGN}",'
+            '"lines":[{"sku":"scarce","quantity":1}],"ttl_ms":600000}'
+        )
+        return _single(common, f"scarce-{buyer}", body, ticket)
+
+    return post
 
 
 def spread_skus() -> list[str]:
@@ -85,10 +120,7 @@ class Orders:
         ttl_ms: int = 60_000,
     ) -> None:
         """`wait_s` asks for the outcome in the answer; `ttl_ms` is each intent's."""
-        self._common = (
-            f" HTTP/1.1\r\nHost: {to.authority}\r\nAuthorization: Bearer {to.api_key}\r\n"
-            "Content-Type: application/json\r\n"
-        )
+        self._common = _common(to)
         self._wait = f"Prefer: wait={wait_s}\r\n" if wait_s else ""
         self.coupons = coupons
         self.used = 0  # of the coupons, the first so many
@@ -99,10 +131,13 @@ class Orders:
 
     def posts(self) -> Iterator[bytes]:
         """One intent per post."""
-        head = f"POST /v1/intents{self._common}{self._wait}Idempotency-Key: {self._run}-"
         for n, coupon in enumerate(self._each()):
-            body = "{" + self._fields(coupon)
-            yield f"{head}{n}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            yield self._post(n, coupon)
+
+    def post(self, n: int, ticket: str = "") -> bytes:
+        """The post of the n-th coupon, again; `ticket` is its appointment's. Carts must not vary."""
+        self.used = max(self.used, n + 1)
+        return self._post(n, self.coupons[n], ticket)
 
     def batches(self, size: int) -> Iterator[bytes]:
         """`size` intents per post, as a JSON array; what is left over is not sent."""
@@ -115,6 +150,10 @@ class Orders:
             body = f"[{','.join(part)}]"
             yield f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
+    def _post(self, n: int, coupon: Coupon, ticket: str = "") -> bytes:
+        body = "{" + self._fields(coupon)
+        return _single(self._common + self._wait, f"{self._run}-{n}", body, ticket)
+
     def _each(self) -> Iterator[Coupon]:
         for coupon in self.coupons:
             self.used += 1
@@ -122,10 +161,34 @@ class Orders:
 
     def _fields(self, coupon: Coupon) -> str:
         user, code = coupon
+        redeemed = f'"coupon_code":"{code}",' if code else ""
         first, second = self._cart()
         return (
             f'"user_id":"{user}","campaign_id":"{self._campaign}",'
             f'"lines":[{{"sku":"{first}","quantity":1}},{{"sku":"{second}","quantity":1}}],'
-            f'"coupon_code":"{code}","conversation_id":"c-{user}","locale":"zh-CN",'
+            f'{redeemed}"conversation_id":"c-{user}","locale":"zh-CN",'
             f'"ttl_ms":{self._ttl_ms}}}'
         )
+
+
+def _common(to: Target) -> str:
+    return (
+        f" HTTP/1.1\r\nHost: {to.authority}\r\nAuthorization: Bearer {to.api_key}\r\n"
+        "Content-Type: application/json\r\n"
+    )
+
+
+def _single(common: str, key: str, body: str, ticket: str) -> bytes:
+    shown = f"Tidegate-Appointment: {ticket}\r\n" if ticket else ""
+    return (
+        f"POST /v1/intents{common}{shown}Idempotency-Key: {key}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+def wishes(to: Target, run: str, *, ttl_ms: int = 60_000) -> Iterator[bytes]:
+    """Ask for one coupon of the hot campaign per post, each for a user of its own, without end."""
+    head = f"POST /v1/coupons{_common(to)}Idempotency-Key: {run}-"
+    for n in count():
+        body = f'{{"user_id":"{run}-{n}","campaign_id":"{HOT_CAMPAIGN}","ttl_ms":{ttl_ms}}}'
+        yield f"{head}{n}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()

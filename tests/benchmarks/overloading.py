@@ -8,23 +8,36 @@ that comes later serves nobody.
 
 from __future__ import annotations
 
+import heapq
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
 
+import msgspec
 import psycopg
+import uvloop
 from msgspec import Struct
 from msgspec.structs import replace
 
 from config.settings import to_environ
+from deploy.embedded.child import Child
 from deploy.embedded.ports import free_port
+from deploy.embedded.supervisor import Supervisor
+from deploy.load.run import old_objects_left_alone
+from deploy.load.wire import Reply
 from tests.benchmarks.child import running
 from tests.benchmarks.course import Course
-from tests.benchmarks.measuring import Bench, Measured, Tables
+from tests.benchmarks.measuring import Bench, Measured, MeasurementError, Tables
 from tests.benchmarks.rows_backlog import ROOT
-from tests.benchmarks.sender import arrivals
+from tests.benchmarks.sender import Sender, Tally, arrivals
 from tests.benchmarks.world import World
 from workers.contract.gate import open_gate
 from workers.contract.ids import uuid7
@@ -48,6 +61,13 @@ class Load(Struct, frozen=True):
     late: int  # committed when nobody waited any more
 
 
+class Stream(Struct, frozen=True):
+    """Posts of one kind, and when each is due, in seconds from the start."""
+
+    due: array[float]
+    posts: Iterator[bytes]
+
+
 class Far(Struct, frozen=True):
     """A slow way to PostgreSQL. SIGUSR1 to `pid` pauses it, SIGUSR2 lets it go on."""
 
@@ -60,19 +80,23 @@ def capacity_per_s(course: Course, world: World, bench: Bench) -> float:
     seconds = course.given.at_most(_PROBE_S)
     orders = world.orders(int(4_000 * seconds), ttl_ms=600_000, to=bench.to)
     course.say("finding out what it can do")
-    since = uuid7()
+    posts, since = orders.posts(), uuid7()
     with closing(Tables(world.cluster.dsn)) as tables:
-        before, began = tables.committed(), time.monotonic()
-        bench.measure(
-            orders.posts(),
-            connections=_PROBE_CONNECTIONS,
-            seconds=seconds,
-            drain_max_s=0.0,
-            strict=False,
-        )
-        capacity = (tables.committed() - before) / (time.monotonic() - began)
+        # A worker takes seconds to start, and counts as ready at once.
+        before = tables.committed()
+        _probe(bench, posts, 0.5)
+        wait_until(lambda: tables.committed() > before, _DRAIN_MAX_S)
+        measured = _probe(bench, posts, seconds)
         wait_until(lambda: tables.undecided(since) == 0, _DRAIN_MAX_S)
-    return capacity
+    if not measured.rates.committed_per_s:
+        raise MeasurementError("nothing was committed while more was there all the time")
+    return measured.rates.committed_per_s
+
+
+def _probe(bench: Bench, posts: Iterator[bytes], seconds: float) -> Measured:
+    return bench.measure(
+        posts, connections=_PROBE_CONNECTIONS, seconds=seconds, drain_max_s=0.0, strict=False
+    )
 
 
 def offer(course: Course, world: World, bench: Bench, capacity: float, times: float) -> Load:
@@ -95,6 +119,64 @@ def offer(course: Course, world: World, bench: Bench, capacity: float, times: fl
     return Load(times, measured, timely / seconds, late)
 
 
+def steps(rates: Sequence[tuple[float, float]], seed: int) -> array[float]:
+    """Fix the send times of a load that changes: each so many a second, for so many seconds."""
+    due, began = array("d"), 0.0
+    for at, (per_s, seconds) in enumerate(rates):
+        due.extend(began + one for one in arrivals(per_s, seconds, seed=1_000 * seed + at))
+        began += seconds
+    return due
+
+
+def send(
+    world: World,
+    streams: Sequence[Stream],
+    *,
+    retries_max: int = 0,
+    hear: Callable[[Reply], None] = lambda _: None,
+    begin: Callable[[float], None] = lambda _: None,
+) -> tuple[float, Tally]:
+    """Send streams beside each other in an open loop; return when it began (Unix) and what came.
+
+    `begin` is called with that moment, from the loop: it must not wait.
+    """
+    turns = list(heapq.merge(*([(at, n) for at in one.due] for n, one in enumerate(streams))))
+    due = array("d", (at for at, _ in turns))
+    posts = (next(streams[n].posts) for _, n in turns)
+    sender = Sender(
+        world.to, posts, CONNECTIONS, seconds=0.0, due=due, retries_max=retries_max, hear=hear
+    )
+    began: list[float] = []
+
+    def begins() -> None:
+        began.append(time.time())
+        begin(began[0])
+
+    with old_objects_left_alone():
+        tally = uvloop.run(sender.run(begins, lambda: None))
+    if tally.ran_out:
+        raise MeasurementError("there was nothing more to send while there was time")
+    return began[0], tally
+
+
+def operate(world: World, *command: str) -> dict[str, object]:
+    """Do what an operator does: run a `tidegate` command on the cluster; return what it prints."""
+    line = [sys.executable, "-m", "deploy.cli", *command, "--json"]
+    line += ["--data", str(world.cluster.data)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=environ, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise MeasurementError(f"tidegate {' '.join(command)}: {done.stderr.decode()[-500:]}")
+    return msgspec.json.decode(done.stdout, type=dict[str, object])
+
+
+def settled(world: World, since: UUID) -> None:
+    """Wait until everything posted since an id was made is decided, and the level is `normal`."""
+    with closing(Tables(world.cluster.dsn)) as tables:
+        wait_until(lambda: tables.undecided(since) == 0, _DRAIN_MAX_S)
+    seconds_to_normal(world)
+
+
 def seconds_to_normal(world: World) -> float:
     """Wait until the level is `normal` again; return how long that took."""
     began = time.monotonic()
@@ -106,6 +188,27 @@ def level(world: World) -> str:
     """Return the level that the governor has published; nothing if none has."""
     published = open_gate(world.cluster.settings).policy().policy
     return "" if published is None else published.level.value
+
+
+def timely_between(connection: psycopg.Connection, begun_at: float, ended_at: float) -> int:
+    """Count the orders committed in time between two Unix times."""
+    row = connection.execute(
+        """
+        SELECT count(*) FROM tidegate.orders
+        WHERE created_at >= to_timestamp(%(begun)s) AND created_at < to_timestamp(%(ended)s)
+          AND created_at - tidegate.uuid7_time(order_id) <= %(ttl)s * interval '1 millisecond'
+        """,
+        {"begun": begun_at, "ended": ended_at, "ttl": TTL_MS},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def open_count(connection: psycopg.Connection) -> int:
+    """Count the intents that are accepted and not decided."""
+    row = connection.execute("SELECT count(*) FROM tidegate.open_intents").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
@@ -137,10 +240,14 @@ def _answers(dsn: str) -> bool:
 
 @contextmanager
 def far_worker(world: World) -> Iterator[Far]:
-    """Run one worker process whose every round trip to PostgreSQL is long."""
+    """Keep one worker process running whose every round trip to PostgreSQL is long."""
     settings = world.cluster.settings
-    with far(world) as way:
+    with far(world) as way, TemporaryDirectory() as name:
+        folder = Path(name)
         slow = replace(settings, postgres=replace(settings.postgres, dsn=way.dsn))
         environ = {**os.environ, **to_environ(slow), "PYTHONPATH": str(ROOT)}
-        with running(("deploy.cli", "worker"), environ):
+        program = (sys.executable, "-m", "deploy.cli", "worker")
+        # Kept as in every deployment: a worker that goes deaf ends itself, and wants another start.
+        with closing(Supervisor(folder)) as supervisor:
+            supervisor.start([Child("far-worker", "worker", program, environ, folder)])
             yield way

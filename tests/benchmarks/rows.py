@@ -7,10 +7,16 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from tests.benchmarks import (
+    rows_appointments,
     rows_backlog,
     rows_beside,
+    rows_faults,
+    rows_greedy,
+    rows_issuance,
     rows_latency,
     rows_overload,
+    rows_scarce,
+    rows_storm,
     rows_throughput,
 )
 from tests.benchmarks.course import Course, Finding
@@ -47,5 +53,17 @@ ROWS = (
     Measurable("overload", "1 to 20 times the capacity", rows_overload.overload, True, True),
     Measurable(
         "plain_overload", "the same for plain Celery", rows_overload.plain_overload, True, True
+    ),
+    Measurable("storm", "a retry storm after a pause", rows_storm.storm, True, True),
+    Measurable("issuance", "issuance paused and resumed", rows_issuance.issuance, True, True),
+    Measurable("greedy", "20 times a quota beside a modest one", rows_greedy.greedy, True, True),
+    Measurable("scarce", "forty buyers for each unit", rows_scarce.scarce, True, True),
+    Measurable("faults", "kills at ten times the capacity", rows_faults.faults, True, True),
+    Measurable(
+        "appointments",
+        "who comes back when he was told",
+        rows_appointments.appointments,
+        True,
+        True,
     ),
 )

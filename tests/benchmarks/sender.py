@@ -6,6 +6,8 @@ delays no send, and latency is counted from the intended send time. A closed loo
 while the server stalls, and so leaves the worst moments out of its percentiles; that mistake is
 known as coordinated omission (Gil Tene, "How NOT to Measure Latency").
 
+In a retry storm who is refused, or hears nothing, comes back at once with the same post.
+
 It reads the status and what each answer says of its intents, and keeps no books: what became of the
 orders is counted in the tables. `deploy.load` is the sender that keeps books of every key.
 """
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from random import Random
 from time import monotonic
+from typing import NamedTuple
 
 from deploy.load.line import Line
 from deploy.load.wire import Reply, Target
@@ -39,6 +42,7 @@ class Tally:
         self.told = 0  # intents whose answer already said that they are committed
         self.refused: Counter[str] = Counter()  # answers by what was not a receipt
         self.lost = 0  # posts without an answer
+        self.retries = 0  # of the posts, those of who came back
         self.ran_out = False  # there was nothing more to send while there was time
         self.latencies_s = array("d")
         self.refused_s = array("d")  # of them, those of answers with neither receipt nor outcome
@@ -54,6 +58,14 @@ def percentile(values: Sequence[float], share: float) -> float:
         return 0.0
     ranked = sorted(values)
     return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
+
+
+class Post(NamedTuple):
+    """A post on its way: when it was due (monotonic), its bytes, and which attempt it is."""
+
+    due: float
+    data: bytes
+    attempt: int = 1
 
 
 def arrivals(per_second: float, seconds: float, seed: int) -> array[float]:
@@ -75,16 +87,24 @@ class Sender:
         *,
         seconds: float,
         due: array[float] | None = None,
+        retries_max: int = 0,
+        hear: Callable[[Reply], None] = lambda _: None,
     ) -> None:
-        """`due` are the send times of an open loop, in seconds; without it the loop is closed."""
+        """`due` are the send times of an open loop, in seconds; without it the loop is closed.
+
+        In an open loop each post that is refused for now (429, 5xx) or lost is sent again at once,
+        `retries_max` times at most. `hear` is told every answer.
+        """
         self.tally = Tally()
         self._to = to
         self._posts = posts
         self._limit = connections
         self._seconds = seconds
         self._due = due
+        self._retries_max = retries_max
+        self._hear = hear
         self._next = 0
-        self._waiting: deque[tuple[float, bytes]] = deque()  # posts whose time came unserved
+        self._waiting: deque[Post] = deque()  # whose time came unserved
         self._idle: deque[_Line] = deque()
         self._open: set[_Line] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -140,15 +160,21 @@ class Sender:
                 if post is None:
                     self.tally.ran_out = True
                     return
-                self._submit(started + due[self._next], post)
+                self._submit(Post(started + due[self._next], post))
                 self._next += 1
             await asyncio.sleep(_TICK_S)
 
-    def _submit(self, due: float, post: bytes) -> None:
+    def _submit(self, post: Post) -> None:
         if self._idle:
-            self._idle.popleft().carry(due, post)
+            self._idle.popleft().carry(post)
         else:
-            self._waiting.append((due, post))
+            self._waiting.append(post)
+
+    def _come_back(self, post: Post) -> None:
+        """Send a post again, unless its sender's patience is over."""
+        if post.attempt <= self._retries_max:
+            self.tally.retries += 1
+            self._submit(Post(monotonic(), post.data, post.attempt + 1))
 
     async def _answers(self) -> None:
         if self._outstanding:
@@ -164,7 +190,7 @@ class Sender:
     def _carry_next(self, line: _Line) -> None:
         post = next(self._posts, None)
         if post is not None:
-            return line.carry(monotonic(), post)
+            return line.carry(Post(monotonic(), post))
         self._idle.append(line)
         self.tally.ran_out = True
         if not self._outstanding:
@@ -177,7 +203,7 @@ class Sender:
         self._open.add(line)
         self._free(line)
 
-    def answered(self, line: _Line, due: float, reply: Reply) -> None:
+    def answered(self, line: _Line, post: Post, reply: Reply) -> None:
         """An answer came; the next post goes out before this one is counted."""
         now = monotonic()
         if reply.close:
@@ -188,15 +214,18 @@ class Sender:
             self._free(line)
         tally = self.tally
         tally.posts += 1
-        tally.latencies_s.append(now - due)
+        tally.latencies_s.append(now - post.due)
         if reply.status > HTTPStatus.ACCEPTED:
-            tally.refused_s.append(now - due)
+            tally.refused_s.append(now - post.due)
         count(tally, reply)
+        self._hear(reply)
+        if _is_for_now(reply.status):
+            self._come_back(post)
         if self._over and not self._outstanding:
             self._all_answered.set()
 
-    def gone(self, line: _Line, outstanding: bool) -> None:
-        """A connection is down; another takes its place."""
+    def gone(self, line: _Line, outstanding: Post | None) -> None:
+        """A connection is down, with a post that has no answer; another takes its place."""
         self._open.discard(line)
         if line in self._idle:
             self._idle.remove(line)
@@ -204,7 +233,9 @@ class Sender:
             if not self._outstanding:
                 self._all_answered.set()
             return
-        self.tally.lost += outstanding
+        if outstanding is not None:
+            self.tally.lost += 1
+            self._come_back(outstanding)
         task = self._loop.create_task(self._reconnect())
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -217,7 +248,7 @@ class Sender:
 
     def _free(self, line: _Line) -> None:
         if self._waiting:
-            line.carry(*self._waiting.popleft())
+            line.carry(self._waiting.popleft())
         elif self._due is None and self._begun and not self._over:
             self._carry_next(line)  # opened again in the midst of a closed loop
         else:
@@ -245,22 +276,27 @@ def count(tally: Tally, reply: Reply) -> None:
         tally.refused["not_accepted"] += 1
 
 
+def _is_for_now(status: int) -> bool:
+    """Tell a refusal that another attempt may turn."""
+    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 class _Line(Line):
     """A line of the sender's."""
 
-    __slots__ = ("_due", "_sender")
+    __slots__ = ("_post", "_sender")
 
     def __init__(self, sender: Sender) -> None:
         super().__init__()
         self._sender = sender
-        self._due = 0.0
+        self._post = Post(0.0, b"")
 
-    def carry(self, due: float, post: bytes) -> None:
-        self._due = due
-        self.write(post)
+    def carry(self, post: Post) -> None:
+        self._post = post
+        self.write(post.data)
 
     def replied(self, reply: Reply) -> None:
-        self._sender.answered(self, self._due, reply)
+        self._sender.answered(self, self._post, reply)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -268,4 +304,4 @@ class _Line(Line):
 
     def connection_lost(self, exc: Exception | None) -> None:
         busy, self.busy = self.busy, False
-        self._sender.gone(self, busy)
+        self._sender.gone(self, self._post if busy else None)

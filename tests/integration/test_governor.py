@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -23,11 +24,14 @@ from workers.contract.admission import Balance
 from workers.contract.gate import Gate, open_client
 from workers.contract.ids import uuid7_many
 from workers.contract.names import gate_names
+from workers.contract.webhook import WebhookSecrets
 from workers.domain.overload import Level, Policy
 from workers.runtime.bootstrap import announcer
-from workers.runtime.governor import build_governor
+from workers.runtime.governor import _Duties, build_governor, build_level_noter
 from workers.runtime.hearing import Listener
-from workers.runtime.looking import PostgresLooker, memory_share
+from workers.runtime.looking import PostgresLooker, Probe, memory_share
+from workers.service.govern import TickReport
+from workers.store import gateways, webhooks
 from workers.store.load import COUNTED_MAX, LoadReader, read_balances
 from workers.store.pool import WORKER, Bounds, Connection, connect
 
@@ -386,3 +390,101 @@ def test_the_lead_is_kept_while_postgresql_hangs(dsn: str, valkey_url: str) -> N
         assert longest < 0.5
         assert gate.policy().epoch == epoch
         held.set()
+
+
+# What it notes -------------------------------------------------------------------------------------
+
+
+def wanting_levels(dsn: str) -> None:
+    """Let a gateway's endpoint want to hear of changes of the level."""
+    with owner(dsn) as connection:
+        gateways.create_gateway(connection, "chat", ["intents:write"], actor="test")
+        secrets = WebhookSecrets(MASTER)
+        url, events = "https://hooks.example/", ["tidegate.level.changed"]
+        webhooks.register(connection, secrets, "chat", url, events, actor="test")
+
+
+def noted(dsn: str) -> list[tuple[str, str, str]]:
+    """Level, level before, and reason, of each change in the outbox."""
+    with owner(dsn) as connection:
+        return connection.execute(
+            "SELECT data->>'level', data->>'before', data->>'reason' FROM outbox ORDER BY entry_id"
+        ).fetchall()
+
+
+def told(level: Level, since_ms: int, **more: Any) -> TickReport:
+    """What a tick reports that has published this level."""
+    policy = Policy(level=level, reason="wait", since_ms=since_ms)
+    return TickReport(epoch=1, published=True, policy=policy, **more)
+
+
+def test_each_change_of_level_is_noted_once_and_a_restart_repeats_none(
+    dsn: str, valkey_url: str
+) -> None:
+    wanting_levels(dsn)
+    now_ms = time.time_ns() // 1_000_000
+    for _ in range(2):  # the process, and the one that follows it
+        note = build_level_noter(settings_of(dsn, valkey_url))
+        for _ in range(2):
+            note(told(Level.SHEDDING, now_ms))
+    assert noted(dsn) == [("shedding", "normal", "wait")]
+    note(told(Level.NORMAL, now_ms + 1))
+    assert noted(dsn)[1:] == [("normal", "shedding", "wait")]
+
+
+def test_an_operators_order_is_noted_and_so_is_its_end(dsn: str, valkey_url: str) -> None:
+    """However long the governor has said its own word, it is in force again from then on."""
+    wanting_levels(dsn)
+    note = build_level_noter(settings_of(dsn, valkey_url))
+    with owner(dsn) as connection:
+        connection.execute("INSERT INTO level_orders (level, reason) VALUES ('closed', 'a drill')")
+        for _ in range(2):
+            ordered = LoadReader().read(connection).ordered
+            note(told(Level.NORMAL, 1_000, ordered=ordered))
+        connection.execute("DELETE FROM level_orders")
+        for _ in range(2):
+            note(told(Level.NORMAL, 1_000))
+    assert [change[:2] for change in noted(dsn)] == [("closed", "normal"), ("normal", "closed")]
+
+
+def test_a_duty_is_the_leaders_alone() -> None:
+    """Whoever watches another, or was told that its epoch is past, notes nothing."""
+    ran: list[TickReport] = []
+    done = threading.Event()
+
+    def note(report: TickReport) -> None:
+        ran.append(report)
+        done.set()
+
+    duties = _Duties({"note": note})
+    leads = told(Level.NORMAL, 2_000)
+    duties.run(TickReport(policy=Policy(level=Level.SHEDDING)))
+    duties.run(TickReport(epoch=1, policy=Policy(level=Level.CLOSED)))
+    duties.run(leads)
+    assert done.wait(5)
+    assert ran == [leads]
+
+
+def test_a_probe_asks_one_question_at_a_time_and_leaves_no_thread() -> None:
+    """A question that hangs keeps the next from being put, and nobody from going on."""
+    held, asked = threading.Event(), itertools.count(1)
+
+    def read() -> int:
+        number = next(asked)
+        assert number != 2 or held.wait(30)
+        return number
+
+    probe = Probe("test", read, timeout_s=60)
+    probe.ask()
+    assert probe.answer(5).value == 1
+    probe.ask()
+    assert probe.answer(0).value is None
+    probe.ask()
+    held.set()
+    assert probe.answer(5).value == 2
+    probe.ask()
+    assert probe.answer(5).value == 3
+    until = time.monotonic() + 5
+    while any(one.name == "probe test" for one in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import httpx
@@ -18,8 +18,10 @@ from http_kit import (
     serve,
     settings_for,
 )
+from kit import comes_true
+from test_levers import refreshes
 
-from tests.factories import add_campaign, open_gate, owner
+from tests.factories import add_campaign, one, open_gate, owner
 from workers.contract.ids import uuid7
 
 INTENT_FIELDS = {"intent_id", "kind", "status", "reason", "order", "coupon", "accepted_at"} | {
@@ -241,7 +243,8 @@ def test_a_payment_past_the_deadline_is_told_and_recorded(dsn: str, valkey_url: 
     open_gate(valkey_url)
     with serve(settings_for(dsn, valkey_url)) as api:
         order_id = api.committed()
-        time.sleep(0.1)
+        past = "SELECT payment_deadline < clock_timestamp() FROM orders"
+        assert comes_true(lambda: one(dsn, past))
         body = {"payment_reference": "p-1", "amount": 1800}
         late = api.client().post(f"/v1/orders/{order_id}/payment", json=body)
         assert (late.status_code, late.json()["code"]) == (409, "payment_too_late")
@@ -260,9 +263,11 @@ def test_a_cancel_returns_everything_once(api: Served) -> None:
     assert client.post(path, json={"reason": "x"}).status_code == 400
 
 
-def test_the_callers_limit_is_429_and_says_when_to_come_back(api: Served) -> None:
+def test_the_callers_limit_is_429_and_says_when_to_come_back(
+    api: Served, limit: Callable[[str], None]
+) -> None:
     """The layer that bound is named; the wait is in the header, the body and the words."""
-    _limit(api, '{"user": {"rate": 0.1, "burst": 1}}')
+    limit('{"user": {"rate": 0.1, "burst": 1}}')
     replies = [api.post(key=f"k-{n}", **{"accept-language": "el"}) for n in range(2)]
     refused = replies[-1]
     assert refused.status_code == 429
@@ -275,23 +280,30 @@ def test_the_callers_limit_is_429_and_says_when_to_come_back(api: Served) -> Non
     assert "ξανά" in told["message"]
 
 
-def test_our_limit_is_503_and_binds_no_key(api: Served) -> None:
+def test_our_limit_is_503_and_binds_no_key(api: Served, limit: Callable[[str], None]) -> None:
     """A campaign's limit is ours; the same key is welcome later."""
-    _limit(api, '{"campaign": {"rate": 0.5, "burst": 1}}')
+    limit('{"campaign": {"rate": 0.5, "burst": 1}}')
     assert api.post(key="first").status_code == 202
     refused = api.post(key="second")
     assert refused.status_code == 503
     assert (refused.json()["limit"], refused.json()["level"]) == ("campaign", "normal")
     assert refused.json()["accepted"] == "no"
     assert api.post(key="first").status_code == 202, "a known key is told at every level"
-    _limit(api, "{}")
+    limit("{}")
     assert api.post(key="second").status_code == 202
 
 
-def _limit(api: Served, limits: str) -> None:
-    with owner(api.dsn) as connection:
-        connection.execute("UPDATE campaigns SET rate_limits = %s", (limits,))
-    time.sleep(1.3)  # the limits are read again every second
+@pytest.fixture
+def limit(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Change the campaign's limits; returns when the API has them."""
+    refreshed = refreshes(monkeypatch)
+
+    def changed(limits: str) -> None:
+        with owner(dsn) as connection:
+            connection.execute("UPDATE campaigns SET rate_limits = %s", (limits,))
+        refreshed()
+
+    return changed
 
 
 def _anonymous(reply: httpx.Response) -> dict[str, object]:

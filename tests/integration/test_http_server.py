@@ -287,7 +287,7 @@ def test_several_processes_share_a_port_and_replace_each_other(settings: Setting
         family = _children(parent.pid)
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(15) == 0
-        assert not any(Path(f"/proc/{pid}").exists() for pid in family)
+        assert not any(map(_lives, family))
 
 
 def test_children_do_not_outlive_a_killed_parent(settings: Settings) -> None:
@@ -296,7 +296,9 @@ def test_children_do_not_outlive_a_killed_parent(settings: Settings) -> None:
         children = _whole_family(parent.pid, 2)
         parent.kill()
         parent.wait()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+        until(lambda: not any(map(_lives, children)))
+        assert children
+        assert not any(map(_lives, children))
 
 
 def test_a_taken_port_is_an_error_and_not_a_traceback(settings: Settings) -> None:
@@ -315,6 +317,10 @@ def _whole_family(parent: int, size: int) -> list[int]:
 def _children(parent: int) -> list[int]:
     text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
     return [int(pid) for pid in text.split()]
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _answers(url: str) -> bool:

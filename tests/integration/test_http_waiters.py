@@ -10,12 +10,15 @@ from uuid import UUID
 
 import pytest
 import redis
+from msgspec.structs import replace
 
-from producer.waiters import Waiters
+from producer.waiters import SAMPLES_PER_BATCH, Waiters
 from workers.contract import announce
 from workers.contract.gate import open_client
 from workers.contract.ids import uuid7
 from workers.contract.resource import IntentResource, pack
+from workers.domain.odds import Takings
+from workers.domain.outcome import Refusal
 
 CHANNEL = "{waiters}:outcomes"
 
@@ -187,3 +190,40 @@ def test_those_who_wait_are_let_go_at_the_end(channel: Channel) -> None:
             assert time.monotonic() - began < 0.5
 
     run(channel, scenario)
+
+
+def test_what_share_takes_is_counted_from_what_is_announced(channel: Channel) -> None:
+    """Whoever waits, or nobody; what cannot be read counts as nothing."""
+
+    def announced(refusal: Refusal | None, count: int) -> bytes:
+        ids = [uuid7() for _ in range(count)]
+        told = [(one, pack(replace(outcome(one), refusal=refusal))) for one in ids]
+        return announce.encode([*told, (uuid7(), b"not a resource")])
+
+    async def scenario(waiters: Waiters) -> None:
+        assert waiters.takings == Takings()
+        channel.client.publish(CHANNEL, announced(Refusal.COUPON_EXPIRED, 2))
+        channel.client.publish(CHANNEL, announced(Refusal.SOLD_OUT, 2))
+        channel.client.publish(CHANNEL, announced(None, 100 * SAMPLES_PER_BATCH - 1))
+        await until(lambda: waiters.takings.taken > 0)
+        assert waiters.takings == Takings(taken=SAMPLES_PER_BATCH, forgone=2)
+
+    run(channel, scenario)
+
+
+def test_who_has_closed_hears_nothing_more(channel: Channel) -> None:
+    """Nor does a listener that never reached a server keep its thread."""
+
+    async def scenario() -> None:
+        unreached = lambda: open_client("redis://127.0.0.1:1/0", timeout_ms=100)  # noqa: E731
+        heard = lambda: open_client(channel.url, timeout_ms=1_000)  # noqa: E731
+        for open_one in (unreached, heard):
+            waiters = Waiters(open_one, CHANNEL, channel.read)
+            waiters.start()
+            await until(
+                lambda waiters=waiters, opened=open_one: waiters.listening is (opened is heard)
+            )  # type: ignore[misc]
+            waiters.close()
+            assert not waiters._hearing._thread.is_alive()
+
+    asyncio.run(scenario())

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit import comes_true
 
 from deploy.cli import faults, main
+from producer import limits
 from producer.limits import LimitBook, Rules
 from tests.factories import (
     MASTER,
@@ -29,10 +31,11 @@ from workers.contract.admission import RateLimit
 from workers.contract.couponcode import CouponCodes
 from workers.domain.intent import Line
 from workers.domain.overload import Level, Policy
-from workers.store import levers, lifecycle
-from workers.store.levers import LeverError, Pull, Until
-from workers.store.limits import read_goods, read_rows
-from workers.store.pool import PRODUCER, WORKER, Bounds, Connection, connect
+from workers.store import levels, levers, lifecycle
+from workers.store.levers import Until
+from workers.store.limits import Rows, read_goods, read_rows
+from workers.store.pool import AUDITOR, PRODUCER, WORKER, Bounds, Connection, connect
+from workers.store.pulling import LeverError, Pull
 
 Captured = pytest.CaptureFixture[str]
 HOUR = timedelta(hours=1)
@@ -83,6 +86,26 @@ def booked(dsn: str) -> Iterator[LimitBook]:
         book.close()
 
 
+def refreshes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that returns when the books of this process hold what is committed now."""
+    read: list[object] = []
+    read_rows = limits.read_rows
+
+    def counted(connection: Connection) -> Rows:
+        rows = read_rows(connection)
+        read.append(rows)
+        return rows
+
+    monkeypatch.setattr(limits, "read_rows", counted)
+
+    def refreshed() -> None:
+        # One may have looked before, one looks now, and its word is in force when the next has looked.
+        goal = len(read) + 3
+        assert comes_true(lambda: len(read) >= goal)
+
+    return refreshed
+
+
 def seconds_until(book: LimitBook, holds: Callable[[Rules], bool]) -> float:
     """How long it takes until the book's rules are so; at most 5 seconds."""
     began = time.monotonic()
@@ -104,7 +127,7 @@ def test_every_lever_holds_at_a_gate_within_a_second_of_its_commit(dsn: str) -> 
         taken_s.append(
             seconds_until(book, lambda rules: rules.limits.merchants == {"tea-house": None})
         )
-        levers.order_level(connection, Level.CLOSED, None, ME)
+        levels.order_level(connection, Level.CLOSED, None, ME)
         taken_s.append(seconds_until(book, lambda rules: rules.limits.ordered is not None))
         until = datetime.now(UTC) + timedelta(days=9)
         levers.extend(connection, "spring", until, ME)
@@ -113,7 +136,7 @@ def test_every_lever_holds_at_a_gate_within_a_second_of_its_commit(dsn: str) -> 
         taken_s.append(seconds_until(book, lambda rules: not rules.issuance_pauses))
         levers.resume_merchant(connection, "tea-house", ME)
         taken_s.append(seconds_until(book, lambda rules: not rules.limits.merchants))
-        levers.lift_level(connection, ME)
+        levels.lift_level(connection, ME)
         taken_s.append(seconds_until(book, lambda rules: rules.limits.ordered is None))
     assert max(taken_s) < 1
 
@@ -123,7 +146,7 @@ def test_a_process_that_starts_later_finds_every_lever_as_it_stands(dsn: str) ->
     with owner(dsn) as connection:
         paused = levers.pause_issuance(connection, "spring", Until(after=HOUR), ME)
         levers.pause_merchant(connection, "tea-house", Until(after=HOUR), ME)
-        order = levers.order_level(connection, Level.THROTTLED, HOUR, ME).order
+        order = levels.order_level(connection, Level.THROTTLED, HOUR, ME).order
     assert order is not None
     assert order.until is not None
     for _ in range(2):
@@ -144,18 +167,20 @@ def test_a_pause_ends_by_itself_by_the_databases_clock(dsn: str) -> None:
     with booked(dsn) as book, owner(dsn) as connection:
         levers.pause_issuance(connection, "spring", soon, ME)
         levers.pause_merchant(connection, "tea-house", soon, ME)
-        levers.order_level(connection, Level.CLOSED, soon.after, ME)
+        levels.order_level(connection, Level.CLOSED, soon.after, ME)
         seconds_until(book, lambda r: bool(r.issuance_pauses and r.limits.merchants))
         seconds_until(book, lambda r: not r.issuance_pauses and not r.limits.merchants)
         seconds_until(book, lambda r: r.limits.ordered is None)
-        assert levers.read_level(connection) is None
+        assert levels.read_level(connection) is None
         assert [(m.paused, m.until) for m in levers.list_merchants(connection)] == [(False, None)]
 
 
 def test_the_rules_stay_in_force_while_postgresql_is_away(dsn: str) -> None:
     lent: list[Connection] = []
+    asked: list[bool] = []
 
     def lend() -> Connection:
+        asked.append(bool(lent))
         if lent:
             raise OSError("no server") from None
         lent.append(connect(dsn, PRODUCER, Bounds(), name="test-limits"))
@@ -168,17 +193,20 @@ def test_the_rules_stay_in_force_while_postgresql_is_away(dsn: str) -> None:
     try:
         assert book.loaded.wait(10)
         lent[0].close()
-        time.sleep(1.2)
+        assert comes_true(lambda: asked.count(True) == 2)
         assert book.current().limits.merchants == {"tea-house": None}
     finally:
         book.close()
 
 
-def test_rules_that_do_not_change_stay_the_same_object(dsn: str) -> None:
+def test_rules_that_do_not_change_stay_the_same_object(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who keeps something by the rules may compare them by identity."""
+    refreshed = refreshes(monkeypatch)
     with booked(dsn) as book, owner(dsn) as connection:
         before = book.current()
-        time.sleep(1.2)
+        refreshed()
         assert book.current() is before
         levers.pause_issuance(connection, "spring", Until(), ME)
         seconds_until(book, lambda rules: rules is not before)
@@ -231,7 +259,7 @@ def test_a_paused_merchant_sells_nothing_until_its_pause_is_over(dsn: str, valke
         levers.pause_merchant(connection, "tea-house", Until(after=HOUR), ME)
         assert shop.work().outcomes == {"merchant_unavailable": 1}
         levers.pause_merchant(connection, "tea-house", Until(after=timedelta(milliseconds=50)), ME)
-        time.sleep(0.1)
+        assert comes_true(lambda: not levers.list_merchants(connection)[0].paused)
         shop.sell(shop.order("u-2"))
         levers.pause_merchant(connection, "tea-house", Until(), ME)
         shop.accept(shop.order("u-3"))
@@ -527,3 +555,34 @@ def test_the_same_is_told_to_people(capsys: Captured) -> None:
         assert run(*command.split()) == 0, command
         printed = capsys.readouterr().out
         assert [word for word in words if word not in printed] == [], (command, printed)
+
+
+# Who may look ---------------------------------------------------------------------------------------
+
+
+def test_an_auditor_reads_what_was_ordered_and_how_far_calendars_go(dsn: str) -> None:
+    """Who proves the promises may see what operators and governors did."""
+    with owner(dsn) as connection:
+        order = levels.order_level(connection, Level.CLOSED, None, ME).order
+    with connect(dsn, AUDITOR, Bounds(), name="test") as connection:
+        assert levels.read_level(connection) == order
+        assert connection.execute("SELECT count(*) FROM calendars").fetchone() == (0,)
+
+
+def test_campaign_show_tells_a_pause_of_issuance_for_as_long_as_it_holds(
+    capsys: Captured, dsn: str
+) -> None:
+    """Since when, until when, and why."""
+    assert told(capsys, "campaign", "show", "spring")["issuance_pause"] is None
+    told(capsys, "campaign", "pause-issuance", "spring", "--for", "1h", "--reason", "too many")
+    pause = told(capsys, "campaign", "show", "spring")["issuance_pause"]
+    since, until = (datetime.fromisoformat(pause[name]) for name in ("since", "until"))
+    assert until - since == pytest.approx(HOUR, abs=timedelta(minutes=1))
+    assert pause["reason"] == "too many"
+    capsys.readouterr()
+    assert run("campaign", "show", "spring") == 0
+    assert "  issuance paused since 2" in (printed := capsys.readouterr().out)
+    assert ": too many\n" in printed
+    with owner(dsn) as connection:
+        connection.execute("UPDATE campaigns SET issuance_resume_at = now() - interval '1 s'")
+    assert told(capsys, "campaign", "show", "spring")["issuance_pause"] is None

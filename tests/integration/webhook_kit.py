@@ -19,7 +19,8 @@ from workers.contract.posting import Poster
 from workers.contract.webhook import WebhookSecrets
 from workers.domain.delivery import EVENTS
 from workers.runtime.relay import RelayStore
-from workers.service.relay import Bounds, Relay, Writer
+from workers.service.letters import Writer
+from workers.service.relay import Bounds, Relay
 from workers.store import gateways, webhooks
 from workers.store.pool import WORKER, connect
 from workers.store.pool import Bounds as ConnectionBounds
@@ -141,8 +142,16 @@ def open_store(dsn: str) -> RelayStore:
 
 
 @contextmanager
-def relaying(dsn: str, bounds: Bounds = QUICK, poster: Poster | None = None) -> Iterator[list[Any]]:
-    """Let a relay deliver, in a thread of its own; yields the errors of its store."""
+def relaying(
+    dsn: str,
+    bounds: Bounds = QUICK,
+    poster: Poster | None = None,
+    once_stopping: Callable[[], object] = lambda: None,
+) -> Iterator[list[Any]]:
+    """Let a relay deliver, in a thread of its own; yields the errors of its store.
+
+    `once_stopping` is called at the end, when the relay begins nothing more.
+    """
     errors: list[Any] = []
     started = threading.Event()
     control: dict[str, Any] = {}
@@ -157,6 +166,7 @@ def relaying(dsn: str, bounds: Bounds = QUICK, poster: Poster | None = None) -> 
         )
         store = open_store(dsn)
         relay = Relay(store, used, Writer(SECRETS, CODES), bounds, failed=errors.append)
+        control["relay"] = relay
         started.set()
         await relay.run(stop)
         used.close()
@@ -169,5 +179,8 @@ def relaying(dsn: str, bounds: Bounds = QUICK, poster: Poster | None = None) -> 
         yield errors
     finally:
         control["loop"].call_soon_threadsafe(control["stop"].set)
+        while thread.is_alive() and not control["relay"]._stopping:
+            thread.join(0.01)
+        once_stopping()
         thread.join(15)
         assert not thread.is_alive()

@@ -31,6 +31,7 @@ from workers.domain.overload import Level, Policy
 TICK_S = 0.01
 SAMPLE_TICKS = 25
 LEASE_S = 3.0
+UNRECONCILED_PER_S = 200.0  # what a lapsed service rate counts for at least
 BURST_S = 0.1  # of the admitted rate; what the gate lets through at once
 TOLD_S = (2.0, 10.0)  # between these a refused client is told to come back
 PATIENCE = 5  # times that a client comes back
@@ -255,7 +256,10 @@ class _World:
         at_s, policy = self.published
         if self.now - at_s < LEASE_S:
             return policy
-        return Policy(service_per_s=policy.service_per_s, wait_max_ms=policy.wait_max_ms)
+        per_s = policy.service_per_s
+        return Policy(
+            service_per_s=per_s and max(per_s, UNRECONCILED_PER_S), wait_max_ms=policy.wait_max_ms
+        )
 
     def room(self) -> tuple[int, str]:
         """Return how many the gate would admit now, and the layer that bounds it."""

@@ -19,7 +19,8 @@ from uuid import UUID, uuid5
 from producer.client.core import Core
 from producer.client.flow import Options, Pause
 from producer.client.model import WaitNotice, Wish
-from producer.client.wire import Lost, Reply, Request, wish
+from producer.client.replies import Lost, Reply
+from producer.client.requests import Request, wish
 
 BEGAN = datetime(2026, 2, 6, 2, 0, tzinfo=UTC)
 _NAMESPACE = UUID(int=7)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from workers.domain.appointment import (
     BLOCK_MS,
     BOOKED_AHEAD_MS_MAX,
-    HORIZON_MS_MAX,
     Arrival,
     Block,
     Pace,
@@ -19,7 +18,6 @@ from workers.domain.appointment import (
     appointment,
     arrival,
     earns_appointment,
-    horizon_ms,
     next_block,
 )
 from workers.domain.overload import IntentClass, Level
@@ -58,35 +56,6 @@ def test_the_holder_is_told_moments_in_utc() -> None:
     assert told.not_after == datetime(2026, 2, 6, 2, 0, 5, 1_000, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
-    ("ends_in_ms", "sold_out_in_ms", "expected"),
-    [
-        (None, None, HORIZON_MS_MAX),
-        (60_000, None, 60_000),
-        (None, 5_000, 5_000),
-        (60_000, 90_000, 60_000),
-        (90_000, 60_000, 60_000),
-        (10**9, 10**9, HORIZON_MS_MAX),
-        (-1, 60_000, 0),
-        (60_000, -1, 0),
-    ],
-)
-def test_nobody_is_told_to_come_when_nothing_is_left(
-    ends_in_ms: int | None, sold_out_in_ms: int | None, expected: int
-) -> None:
-    """The horizon is the least of 30 minutes, the campaign's end and the predicted sell-out."""
-    ends = None if ends_in_ms is None else NOW + ends_in_ms
-    sold_out = None if sold_out_in_ms is None else NOW + sold_out_in_ms
-    assert horizon_ms(NOW, ends, sold_out) == expected
-
-
-def test_who_was_turned_away_is_bound_only_by_what_there_is() -> None:
-    """A promise that could not be kept is made good beyond 30 minutes, not beyond the campaign."""
-    assert horizon_ms(NOW, None, None, was_turned_away=True) == BOOKED_AHEAD_MS_MAX > HORIZON_MS_MAX
-    assert horizon_ms(NOW, NOW + 9_000, None, was_turned_away=True) == 9_000
-    assert horizon_ms(NOW, None, NOW + 9_000, was_turned_away=True) == 9_000
-
-
 def test_only_load_earns_an_order_a_window() -> None:
     """A 429 is the caller's doing; who waits for a coupon can wait; closed knows no time."""
     layers = (
@@ -101,26 +70,21 @@ def test_only_load_earns_an_order_a_window() -> None:
     assert not earns_appointment("level", Level.CLOSED, IntentClass.ORDER)
 
 
-@given(st.floats(0.01, 1e6), st.dictionaries(st.text(max_size=3), st.floats(0, 100), max_size=8))
-def test_shares_never_add_up_to_more_than_the_capacity(
-    per_s: float, shares: dict[str, float]
-) -> None:
-    """However gateways are weighted, their slots together are those of the capacity at most."""
-    pace = Pace(per_s=per_s, shares=shares)
-    slots = [pace.slot_us(gateway_id) for gateway_id in shares]
-    rates = [1_000_000 / slot for slot in slots if slot is not None]
-    assert sum(rates) <= per_s * 1.000001
-    assert len(rates) <= len([weight for weight in shares.values() if weight])
+@given(st.floats(0, 1e9))
+def test_slots_never_add_up_to_more_than_the_capacity(per_s: float) -> None:
+    """A slot lasts as long as the pace takes for one, and no less than the clock can tell."""
+    slot_us = Pace(per_s=per_s).slot_us
+    if slot_us is None:
+        assert per_s * BOOKED_AHEAD_MS_MAX < 1_000
+    else:
+        assert slot_us >= 1
+        assert 1_000_000 / slot_us <= per_s * 1.000001
 
 
-def test_a_gateway_without_a_share_has_no_calendar() -> None:
-    """Who is not named, has no weight, or next to none, gets no window."""
-    pace = Pace(per_s=40, shares={"a": 3, "b": 1, "idle": 0, "dust": 1e-6})
-    assert pace.slot_us("a") == pytest.approx(1_000_000 / 30, rel=1e-5)
-    assert pace.slot_us("b") == pytest.approx(1_000_000 / 10, rel=1e-5)
-    assert [pace.slot_us(gateway_id) for gateway_id in ("idle", "dust", "unknown")] == [None] * 3
-    assert Pace(per_s=0, shares={"a": 1}).slot_us("a") is None
-    assert Pace(per_s=10).slot_us("a") is None
+@pytest.mark.parametrize(("per_s", "slot_us"), [(40, 25_000), (0, None), (1e-6, None)])
+def test_without_capacity_there_is_no_slot(per_s: float, slot_us: float | None) -> None:
+    """Nor with so little that nobody is booked so far ahead."""
+    assert Pace(per_s=per_s).slot_us == slot_us
 
 
 @pytest.mark.parametrize(
@@ -129,8 +93,6 @@ def test_a_gateway_without_a_share_has_no_calendar() -> None:
         {"per_s": -1},
         {"per_s": float("nan")},
         {"per_s": float("inf")},
-        {"shares": {"a": -1.0}},
-        {"shares": {"a": float("nan")}},
         {"width_ms": 0},
         {"width_ms": 60_001},
         {"lead_ms": -1},

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from client_world import Api, World, a_world, an_order
 
-from producer.client import texts, wire
+from producer.client import requests, texts
 from producer.client.faults import InvalidCall, NotFound, Unauthenticated
 from producer.client.model import (
     Accepted,
@@ -24,9 +24,12 @@ from producer.client.model import (
     Unknown,
     Unreadable,
 )
-from producer.client.wire import Lost, Reply, Request
+from producer.client.replies import Lost, Reply
+from producer.client.requests import Request
+from producer.http.messages import Messages
 from workers.domain.intent import OrderIntent
 from workers.domain.money import Money
+from workers.domain.overload import Level
 
 ORDER_ID = UUID(int=9)
 
@@ -55,7 +58,7 @@ def test_a_key_is_read_by_the_api_as_it_was_meant(key: str) -> None:
     """Bare or quoted, whichever says it."""
     from producer.http.headers import idempotency_key
 
-    header = wire.post(an_order(key), 0, 1.0).headers["idempotency-key"]
+    header = requests.post(an_order(key), 0, 1.0).headers["idempotency-key"]
     raw = header if isinstance(header, bytes) else header.encode()
     assert idempotency_key(raw) == key
 
@@ -214,11 +217,36 @@ def test_a_batch_whose_answer_is_lost_is_in_doubt_as_a_whole() -> None:
     assert [type(result) for result in results] == [Unauthenticated] * 3
 
 
-def test_the_texts_are_there_in_every_language_with_a_time_people_say() -> None:
-    """English where there is no other."""
-    names = {name for named in texts._TEXTS.values() for name in named}
-    for language in ("zh-CN", "en", "el"):
-        assert set(texts._TEXTS[language]) == names
-        assert not any("{" in texts.text(name, language, 5) for name in names)
-    assert "12 s" in texts.text("waiting", "fr", 11.2)
-    assert "20 min" in texts.text("appointment", None, 1_200)
+@pytest.mark.parametrize("language", texts._API.languages)
+def test_the_sdk_speaks_every_language_of_the_api(language: str) -> None:
+    """A wait has words in each, with the same places in them."""
+    assert set(texts._WAITS[language]) == set(texts._WAITS["en"])
+    for reason in ("turned_away", "appointment"):
+        for wait_s in (5.0, 1_200.0):
+            assert "{" not in texts.waiting(reason, language, wait_s)  # type: ignore[arg-type]
+
+
+def test_a_wait_is_told_as_people_say_it_and_in_english_where_there_is_no_other() -> None:
+    """Rounded up: nobody is told to come too early."""
+    assert "12 s" in texts.waiting("turned_away", "fr", 11.2)
+    assert "20 min" in texts.waiting("appointment", None, 1_200)
+
+
+def test_where_the_api_said_nothing_the_sdk_uses_its_sentences() -> None:
+    """One voice in the chat, whoever speaks."""
+    said = Messages()
+    world, api = a_world()
+    world.serve = lambda request: Lost(True, "ReadError")
+    doubtful = world.call(world.core.submit(an_order("k", locale="el"), 0))
+    assert doubtful.message == said.problem("el", "outcome_unknown", 1)
+    assert world.call(world.core.status(0)).message == said.problem("en", "reading_unavailable", 1)
+    unconfirmed = world.call(world.core.cancel(ORDER_ID, 0))
+    assert unconfirmed.message == said.problem("en", "change_unconfirmed", 1)
+    _say(world, api, 503, {"accepted": "no"})
+    assert world.call(world.core.submit(an_order(), 0)).message == said.level("en", Level.CLOSED)
+    _say(world, api, 503, {"accepted": "no", "retry_after_ms": 7_000})
+    turned_away = world.call(world.core.submit(an_order(locale="zh-CN"), 0))
+    assert turned_away.message == said.problem("zh-CN", "reduced_capacity", 7)
+    _say(world, api, 202, api.resource("k", decided=False) | {"message": ""})
+    receipt = world.call(world.core.submit(an_order(locale="zh-CN"), 0))
+    assert receipt.message == said.status("zh-CN", "accepted")

@@ -150,7 +150,7 @@ def test_a_wish_held_back_is_told_as_turned_away_by_the_client() -> None:
     assert (result.limit, result.code) == ("client", "held_back")
     assert result.retry_after_s is not None
     assert result.retry_after_s >= 1.0
-    assert "δευτ." in result.message
+    assert "δευτερόλεπτα" in result.message
     assert not world.sent
 
 

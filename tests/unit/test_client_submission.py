@@ -22,7 +22,8 @@ from producer.client.model import (
     Unknown,
 )
 from producer.client.pacing import Throttle
-from producer.client.wire import Reply, Request
+from producer.client.replies import Reply
+from producer.client.requests import Request
 
 
 def test_an_order_that_is_decided_in_time_is_told_at_once() -> None:

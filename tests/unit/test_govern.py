@@ -17,7 +17,7 @@ from workers.domain.governor import Tuning
 from workers.domain.overload import Level, Policy
 from workers.runtime.looking import Probe
 from workers.service.govern import Governor, Heard, Look
-from workers.store.levers import LevelOrder
+from workers.store.levels import LevelOrder
 from workers.store.load import Load
 
 LOAD = Load(oldest_ms=20.0, overdue_ms=-4_000.0, open_count=7, connections_share=0.1, ordered=None)

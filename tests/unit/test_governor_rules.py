@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.domain.governor import Band, Sample, State, Tuning, policy_of, step, taken_over
-from workers.domain.overload import Level, Policy
+from workers.domain.overload import SHARES, IntentClass, Level, Policy
 from workers.domain.service_rate import PAUSE_S, ServiceRate, doubted, measured, remembered
 
 TUNING = Tuning()
@@ -308,6 +308,15 @@ def test_the_rate_has_a_floor_and_a_ceiling() -> None:
     """A trickle even then, and no flood into an empty queue."""
     assert admitted(shedding_at(60_000)) == pytest.approx(TUNING.share_min * PER_S, rel=0.01)
     assert admitted(shedding_at(0)) == pytest.approx(TUNING.share_max * PER_S, rel=0.01)
+
+
+@pytest.mark.parametrize("one", [each for each in IntentClass if each is not IntentClass.ISSUANCE])
+def test_a_class_that_asks_alone_keeps_the_queue_that_holds_the_level(one: IntentClass) -> None:
+    """Its cap is made good by a shorter wait; below `shedding.leave` the level would fall, and flap."""
+    shortfall = 1 / SHARES[one].cap - 1
+    wait_ms = TUNING.target_wait_ms - 1_000 * TUNING.correct_over_s * shortfall
+    assert 1 + shortfall < TUNING.share_max
+    assert wait_ms > TUNING.shedding.leave * TUNING.target_wait_ms
 
 
 def test_while_shedding_nobody_is_admitted_to_twice_the_target() -> None:

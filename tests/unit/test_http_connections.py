@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
+import struct
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -208,18 +211,47 @@ def test_a_shutdown_waits_for_the_answer_and_then_closes() -> None:
     run(scenario)
 
 
-def test_a_caller_who_is_gone_harms_nobody_and_leaves_nothing() -> None:
+async def _with_a_call_under_way(door: Door, caller: Caller) -> None:
+    door.at_once = False
+    caller.send(POST + body_of(1))
+    await until(lambda: bool(door.calls))
+
+
+async def _with_another_call_queued(door: Door, caller: Caller) -> None:
+    door.at_once = False
+    caller.send(POST + body_of(1) + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: bool(door.calls))
+    connection = door.made[0]()
+    assert connection is not None
+    await until(lambda: bool(connection.pipeline))
+    connection.transport.abort()  # while calls are queued nobody reads, and hears that he is gone
+
+
+async def _with_every_call_answered(door: Door, caller: Caller) -> None:
+    for sent in (POST + body_of(1), b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
+        caller.send(sent)
+        await caller.answer()
+    door.calls.clear()
+    # With a linger of zero a close is a reset: the connection breaks off.
+    plug = caller.writer.get_extra_info("socket")
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize(
+    "leaving", [_with_a_call_under_way, _with_another_call_queued, _with_every_call_answered]
+)
+def test_a_caller_who_is_gone_harms_nobody_and_leaves_nothing(
+    leaving: Callable[[Door, Caller], Awaitable[None]],
+) -> None:
     """The answer is dropped, and no circle of objects waits for the collector."""
 
     async def scenario(door: Door, caller: Caller) -> None:
-        door.at_once = False
-        caller.send(POST + body_of(1))
-        await until(lambda: bool(door.calls))
+        await leaving(door, caller)
         caller.writer.transport.abort()
         await until(lambda: not door.state.connections)
-        door.calls.pop()[2](REPLY)
-        await asyncio.sleep(0.01)
-        assert door.made[0]() is None
+        while door.calls:
+            door.calls.pop()[2](REPLY)
+        await until(lambda: door.made[0]() is None)
 
     gc.disable()
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from openapi_spec_validator import validate
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from producer.http.openapi import describe
 from producer.http.operations import OPERATIONS
@@ -19,7 +19,7 @@ DESCRIPTION = describe()
 
 def test_it_is_valid_openapi() -> None:
     """Generators and linters read it without complaint."""
-    validate(DESCRIPTION)
+    assert list(OpenAPIV31SpecValidator(DESCRIPTION).iter_errors()) == []
 
 
 def test_it_describes_what_is_served_and_nothing_else() -> None:

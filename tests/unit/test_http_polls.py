@@ -60,7 +60,7 @@ def test_who_asks_too_often_is_told_when_to_ask(clock: Clock) -> None:
     assert problem.retry_after_ms is not None
     assert dict(problem.headers)[b"ratelimit-policy"] == b'"polls";q=2;w=4'
     clock.now += problem.retry_after_ms / 1_000
-    kept.take("a", Level.SHEDDING)
+    assert taken(kept, "a", Level.SHEDDING) == 1
 
 
 def test_being_refused_costs_nothing(clock: Clock) -> None:
@@ -70,7 +70,7 @@ def test_being_refused_costs_nothing(clock: Clock) -> None:
     for _ in range(100):
         refused(kept, "a")
     clock.now += 0.11
-    kept.take("a", Level.NORMAL)
+    assert taken(kept, "a", Level.NORMAL) == 1
 
 
 def test_polls_are_slowed_level_by_level() -> None:
@@ -84,7 +84,7 @@ def test_an_intent_may_be_asked_for_again_as_soon_as_the_level_falls(clock: Cloc
     kept = Polls(clock)
     taken(kept, "a", Level.CLOSED)
     clock.now += 0.11
-    kept.take("a", Level.NORMAL)
+    assert taken(kept, "a", Level.NORMAL) == 5
 
 
 def test_while_it_sheds_all_polls_together_are_bounded(clock: Clock) -> None:

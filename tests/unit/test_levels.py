@@ -185,6 +185,24 @@ def test_a_fault_in_asking_does_not_stop_the_book(monkeypatch: pytest.MonkeyPatc
     book.close()
 
 
+def test_a_book_that_is_closed_asks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would tell of a closed shop when the servers have gone before it."""
+    monkeypatch.setattr(levels, "ASK_INTERVAL_S", 0.001)
+    asked = threading.Event()
+
+    def ask() -> Said:
+        asked.set()
+        return Said()
+
+    book = LevelBook(ask)
+    book.close()  # one that was never started has nothing to stop
+    book = LevelBook(ask)
+    book.start()
+    assert asked.wait(5)
+    book.close()
+    assert not book._thread.is_alive()
+
+
 def test_the_admit_ratio_counts_what_limits_of_ours_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,14 +6,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from domain_builders import CAMPAIGN, a_snapshot, an_order, decide_one
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from producer.limits import Limits, Rules, Term, parse, rules_of
+from producer.limits import ACTIVITY_S_MAX, Limits, Rules, Term, parse, rules_of
 from workers.contract.admission import CampaignLimits, RateLimit
+from workers.domain.outcome import Refusal
 from workers.domain.overload import Level, Policy
 from workers.store.limits import CampaignRow, LevelRow, MerchantRow, Rows
 
 NOW = datetime(2026, 2, 6, 10, tzinfo=UTC)
-LATER = NOW + timedelta(days=1)
+DAY = timedelta(days=1)
+LATER = NOW + DAY
 
 
 def campaign(**fields: Any) -> CampaignRow:
@@ -29,9 +35,9 @@ def campaign(**fields: Any) -> CampaignRow:
     return CampaignRow(**given | fields)
 
 
-def rules(**fields: Any) -> Rules:
+def rules(now: datetime = NOW, **fields: Any) -> Rules:
     given: dict[str, Any] = {"campaigns": {}, "gateways": {}, "merchants": {}, "ordered": None}
-    return rules_of(Rows(**given | fields), {})
+    return rules_of(Rows(**given | fields), {}, now)
 
 
 def test_nothing_is_ruled_where_nothing_was_set() -> None:
@@ -66,6 +72,38 @@ def test_windows_are_of_all_campaigns_and_values_of_those_with_coupons() -> None
     found = rules(campaigns={"a": campaign(coupon_value=2_500), "b": campaign()})
     assert found.coupon_values == {"a": 2_500}
     assert found.windows == {"a": Term(NOW, LATER), "b": Term(NOW, LATER)}
+
+
+def test_what_is_over_is_inactive_for_good_and_what_is_to_come_until_it_starts() -> None:
+    """Of what is near its start or its end nothing is said; the worker will know."""
+    hour, second = timedelta(hours=1), timedelta(seconds=1)
+    found = rules(
+        campaigns={
+            "over": campaign(starts_at=NOW - DAY, ends_at=NOW - hour),
+            "just over": campaign(starts_at=NOW - DAY, ends_at=NOW - second),
+            "open": campaign(starts_at=NOW - hour),
+            "about to begin": campaign(starts_at=NOW + second),
+            "to come": campaign(starts_at=NOW + hour),
+        }
+    )
+    assert found.inactive == {"over": None, "to come": NOW + hour}
+
+
+moments = st.integers(-20_000, 20_000).map(lambda ms: NOW + timedelta(milliseconds=ms))
+
+
+@given(now=moments, start=moments, length_ms=st.integers(1, 20_000), later_ms=st.integers(0, 2_500))
+def test_nobody_is_refused_whom_a_worker_would_serve(
+    now: datetime, start: datetime, length_ms: int, later_ms: int
+) -> None:
+    """Not by a reading that has aged for as long as it counts, nor with a second in the journal."""
+    assert ACTIVITY_S_MAX <= 1.0
+    row = campaign(starts_at=start, ends_at=start + timedelta(milliseconds=length_ms))
+    intent = an_order(campaign_id="a", accepted_at=now + timedelta(milliseconds=later_ms))
+    terms = replace(CAMPAIGN, campaign_id="a", starts_at=row.starts_at, ends_at=row.ends_at)
+    outcome = decide_one(intent, a_snapshot(campaigns={"a": terms}), intent.accepted_at)
+    if outcome.refusal is not Refusal.CAMPAIGN_NOT_ACTIVE:
+        assert rules(now, campaigns={"a": row}).inactive == {}
 
 
 def test_an_order_is_a_policy_that_states_its_level_and_no_rate() -> None:

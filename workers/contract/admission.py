@@ -132,9 +132,13 @@ class Verdict(Struct, frozen=True, gc=False):
     that is refused as `in_flight`. `in_flight` and `predicted_wait_ms` (0: no service rate is
     known) are as after the whole call. Quotas, too; None where no limit is.
 
-    `level` is what was in force. `policy_fresh` is false when the governor's lease has lapsed.
+    `level` is what was in force. `policy_fresh` is false when the governor's lease has lapsed: of
+    what it published only the service rate and the longest wait hold then, and the predicted wait
+    is by that rate.
     `final` is of `stock` and `budget`: the committed balance has nothing available and nothing
     reserved. `ahead` and `left` likewise: units in flight before this one, and committed available.
+    `lasts_until_ms` is of other refusals: until when what it wants lasts as it is taken now, in Unix
+    ms by the gate's clock; None: nobody knows.
     """
 
     admitted: bool
@@ -150,3 +154,4 @@ class Verdict(Struct, frozen=True, gc=False):
     final: bool = False
     ahead: int = 0
     left: int = 0
+    lasts_until_ms: int | None = None

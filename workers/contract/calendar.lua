@@ -13,6 +13,11 @@ limit (in ms): only slots before the limit are handed out. The limit is raised b
 which was recorded in the database beforehand and is given to one caller once. So a slot before any
 recorded limit may be gone, a slot after it cannot be.
 
+SHARES are even among the gateways that have a calendar and asked lately, those of the call included:
+with n of them each cursor moves by n slots of the pace. Who asks again after a rest has its share from
+then on. What was given before stands, and cursors never move back: as far as they had come by then,
+windows are denser than the pace.
+
 MEMORY is lost by FLUSHALL, a restart that lacks the last second, a failover to a replica that lags.
 Two things together say that the cursors are the latest: the epoch in the calendars' own hash, which
 goes when they go, and `incarnations` below, which lives in this library's memory and survives no
@@ -25,6 +30,8 @@ KEYS. {p} is the deployment's prefix; its braces keep all keys in one slot of a 
       epoch                  the incarnation whose cursors these are
       cursor:<gateway>       microseconds of Unix time, with two decimals (a double knows quarters)
       limit:<gateway>        milliseconds of Unix time
+  {p}:calendars:asked        sorted set of gateways, by when they last asked, in microseconds; expires
+                             when none did lately
   {p}:appointment:<hash>     string, an owner's window (a hash of gateway, campaign and user); expires
                              with the window's grace. 13 digits of its start in ms, 5 of its width in
                              ms; once it is used, a blank and the holder. About 150 bytes with all
@@ -34,16 +41,19 @@ The owners' keys travel inside the packed argument and are not declared: a batch
 
 FUNCTIONS. The first argument of each is the version that its caller was written for.
 
-tidegate_calendar_book   1 calendars   version packed
+tidegate_calendar_book_2     2 calendars asked   version packed
     packed  msgpack of an array:
             1 lead_ms        how far from now the first slot is
             2 width_ms       of new windows
             3 grace_widths   how long a window counts after its end, in widths
-            4 gateways       [gateway, slot_us] each; slot_us 0: it has no capacity
-            5 wishes         flat, for each: owner's key, gateway's place from 1, horizon_ms (how far
-                             from now a new window may end), turned_away (1: a window that has begun
-                             was tried in vain). No owner twice.
-    reply   msgpack array, flat: starts_ms, width_ms of each wish's window; 0, 0: none.
+            4 slot_us        how far apart the slots of all gateways together are; 0: no capacity
+            5 lately_ms      how long ago a gateway may have asked to have a share
+            6 gateways       those of the wishes
+            7 wishes         flat, for each: owner's key, gateway's place from 1, horizon_ms (how far
+                             from now a new window may end), until_ms (by when it must end; 0: no
+                             such time), turned_away (1: a window that has begun was tried in vain).
+                             No owner twice.
+    reply   msgpack array: now_ms, then flat: starts_ms, width_ms of each wish's window; 0, 0: none.
             An owner's window is told again until it is used or its grace has ended.
 tidegate_calendar_use        1 calendars   version packed
     packed  msgpack array, flat, for each holder: owner's key, starts_ms, ends_ms, grace_ends_ms of
@@ -65,12 +75,14 @@ ERRORS.  TIDEGATE_OUTDATED  the library is older than its caller, who loads its 
 
 OUT OF MEMORY. book and use may not run then; the others take next to nothing.
 
-ONE CALL: one user of a gateway that may hand out 10 windows a second, of 5 seconds each.
-    packed = msgpack([2000, 5000, 1, [["g1", 100000]], ["{p}:appointment:9f", 1, 1800000, 0]])
-    FCALL tidegate_calendar_book 1 {p}:calendars 1 <packed>   -> msgpack([1767225602000, 5000])
+ONE CALL: one user, where 10 windows a second may be handed out, of 5 seconds each.
+    packed = msgpack([2000, 5000, 1, 100000, 60000, ["g1"],
+                      ["{p}:appointment:9f", 1, 1800000, 0, 0]])
+    FCALL tidegate_calendar_book_2 2 {p}:calendars {p}:calendars:asked 2 <packed>
+    -> msgpack([1767225600000, 1767225602000, 5000])
 --]==]
 
-local VERSION = 1
+local VERSION = 2
 local WISHES_MAX = 1000        -- Bounds how long one call holds the server: about 5 ms.
 local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values.
 local WIDTH_MS_MAX = 99999     -- Five digits.
@@ -160,33 +172,51 @@ local function read_book(packed)
   local fields = unpacked(packed)
   check(is_number(fields[1], 0, STARTS_MS_MAX) and is_number(fields[2], 1, WIDTH_MS_MAX)
     and is_number(fields[3], 0, 1000), 'lead_ms, width_ms and grace_widths')
-  local gateways = fields[4]
-  check(type(gateways) == 'table' and #gateways <= WISHES_MAX, 'a list of gateways')
-  for _, gateway in ipairs(gateways) do
-    check(type(gateway) == 'table' and type(gateway[1]) == 'string'
-      and is_number(gateway[2], 0, SLOT_US_MAX), 'a gateway and its slot_us')
+  check(is_number(fields[4], 0, SLOT_US_MAX) and is_number(fields[5], 0, STARTS_MS_MAX),
+    'slot_us and lately_ms')
+  local gateways = unpack_list(fields[6], 1)
+  for _, gateway in ipairs(gateways) do check(type(gateway) == 'string', 'a gateway') end
+  local wishes = unpack_list(fields[7], 5)
+  for at = 1, #wishes, 5 do
+    check(gateways[wishes[at + 1]] and is_number(wishes[at + 2], 0, STARTS_MS_MAX)
+      and is_number(wishes[at + 3], 0, STARTS_MS_MAX),
+      'a gateway\'s place, a horizon_ms and an until_ms')
   end
-  local wishes = unpack_list(fields[5], 4)
-  for at = 1, #wishes, 4 do
-    check(gateways[wishes[at + 1]] and is_number(wishes[at + 2], 0, STARTS_MS_MAX),
-      'a gateway\'s place and a horizon_ms')
-  end
-  return {lead = fields[1], width = fields[2], grace = fields[3], gateways = gateways,
-    wishes = wishes}
+  return {lead = fields[1], width = fields[2], grace = fields[3], slot = fields[4],
+    lately_us = fields[5] * 1000, gateways = gateways, wishes = wishes}
 end
 
--- Returns each gateway's calendar; one that may book nothing has no limit.
-local function read_calendars(key, gateways, now)
-  local names, calendars = {'epoch'}, {}
-  for _, gateway in ipairs(gateways) do
-    names[#names + 1] = 'cursor:' .. gateway[1]
-    names[#names + 1] = 'limit:' .. gateway[1]
+-- Returns how many gateways share the pace: those that asked lately, and those of the batch that have
+-- a calendar.
+local function count_sharers(asked_key, batch, calendars, now)
+  local since, till = now - batch.lately_us, now + batch.lately_us
+  local count = redis.call('ZCOUNT', asked_key, since, till)
+  for i, score in ipairs(redis.call('ZMSCORE', asked_key, unpack(batch.gateways))) do
+    local asked = tonumber(score)
+    if calendars[i].limit_us > 0 and not (asked and asked >= since and asked <= till) then
+      count = count + 1
+    end
   end
-  local values = redis.call('HMGET', key, unpack(names))
-  for i, gateway in ipairs(gateways) do
-    local limit = is_known(key, values[1]) and gateway[2] > 0 and tonumber(values[2 * i + 1])
-    calendars[i] = {field = names[2 * i], slot = gateway[2], cursor = tonumber(values[2 * i]) or 0,
+  return count
+end
+
+-- Returns each gateway's calendar; one that may book nothing has a limit of 0.
+local function read_calendars(keys, batch, now)
+  local names, calendars = {'epoch'}, {}
+  for _, gateway in ipairs(batch.gateways) do
+    names[#names + 1] = 'cursor:' .. gateway
+    names[#names + 1] = 'limit:' .. gateway
+  end
+  local values = redis.call('HMGET', keys[1], unpack(names))
+  local known = is_known(keys[1], values[1]) and batch.slot > 0
+  for i, gateway in ipairs(batch.gateways) do
+    local limit = known and tonumber(values[2 * i + 1])
+    calendars[i] = {gateway = gateway, field = names[2 * i], cursor = tonumber(values[2 * i]) or 0,
       limit_us = limit and limit * 1000 or 0}
+  end
+  if known then
+    local slot = batch.slot * count_sharers(keys[2], batch, calendars, now)
+    for _, calendar in ipairs(calendars) do calendar.slot = slot end
   end
   return calendars
 end
@@ -207,18 +237,20 @@ local function take_slot(calendar, earliest_us, width_ms, ends_ms_max)
 end
 
 local function book(keys, args)
-  check_call(keys, 1, args, 2)
+  check_call(keys, 2, args, 2)
   local batch, now = read_book(args[2]), now_us()
   local now_ms, wishes = math.floor(now / 1000), batch.wishes
-  local windows = read_windows(wishes, 4)
-  local calendars = read_calendars(keys[1], batch.gateways, now)
+  local windows = read_windows(wishes, 5)
+  local calendars = read_calendars(keys, batch, now)
 
-  local reply, given = {}, {}
-  for at = 1, #wishes, 4 do
+  local reply, given = {now_ms}, {}
+  for at = 1, #wishes, 5 do
     local window = windows[wishes[at]]
-    if not still_holds(window, batch.grace, now_ms, wishes[at + 3] == 1) then
+    if not still_holds(window, batch.grace, now_ms, wishes[at + 4] == 1) then
+      local ends_max, till = now_ms + wishes[at + 2], wishes[at + 3]
+      if till > 0 then ends_max = math.min(ends_max, till) end
       local starts = take_slot(calendars[wishes[at + 1]], now + batch.lead * 1000, batch.width,
-        now_ms + wishes[at + 2])
+        ends_max)
       window = starts and {starts = starts, width = batch.width}
       if window then given[#given + 1] = {wishes[at], window} end
     end
@@ -236,7 +268,10 @@ local function book(keys, args)
     if calendar.moved then
       redis.call('HSET', keys[1], calendar.field, string.format('%.2f', calendar.cursor))
     end
+    if calendar.limit_us > 0 then redis.call('ZADD', keys[2], now, calendar.gateway) end
   end
+  redis.call('ZREMRANGEBYSCORE', keys[2], '-inf', '(' .. now - batch.lately_us)
+  redis.call('PEXPIRE', keys[2], math.ceil(batch.lately_us / 1000) + 1)
   return cmsgpack.pack(reply)
 end
 
@@ -346,7 +381,7 @@ end
 
 redis.register_function{function_name = 'tidegate_calendar_version',
   flags = {'no-writes', 'allow-stale'}, callback = function() return VERSION end}
-redis.register_function('tidegate_calendar_book', book)
+redis.register_function('tidegate_calendar_book_2', book)
 redis.register_function('tidegate_calendar_use', use)
 redis.register_function{function_name = 'tidegate_calendar_give_back', callback = give_back,
   flags = {'allow-oom'}}

@@ -26,6 +26,7 @@ from msgspec import Struct
 from workers.contract.library import Library, Source
 from workers.contract.names import gate_names
 from workers.domain.appointment import (
+    ASKED_LATELY_MS,
     BOOKED_AHEAD_MS_MAX,
     GRACE_WIDTHS,
     Arrival,
@@ -44,16 +45,26 @@ LIBRARY_VERSION: Final = _SOURCE.version
 class Wish(Struct, frozen=True, gc=False):
     """An order that load has refused, and whose owner would come back.
 
-    `horizon_ms` is how long from now there will be something to buy; see
-    `domain.appointment.horizon_ms`. `was_turned_away`: the owner came in its window and could not be
-    served. Then a window that has begun is replaced, and the pace's horizon does not bind.
+    `until_ms` is the Unix ms from which on there is nothing to buy: no window ends later (None: not
+    in sight). `was_turned_away`: the owner came in its window and could not be served. Then a window
+    that has begun is replaced, and the pace's horizon does not bind.
     """
 
     gateway_id: str
     user_id: str
     campaign_id: str
-    horizon_ms: int = BOOKED_AHEAD_MS_MAX
+    until_ms: int | None = None
     was_turned_away: bool = False
+
+
+class Booked(Struct, frozen=True):
+    """Each wish's window, in order, and the gate's own time, in Unix ms, before any was told.
+
+    None: there is no window within what can be promised.
+    """
+
+    now_ms: int
+    windows: Sequence[Window | None]
 
 
 class Holder(Struct, frozen=True, gc=False):
@@ -88,10 +99,11 @@ class Calendar:
         self._library = Library(client, _SOURCE)
         root = gate_names(key_prefix).limits
         self._keys = (f"{root}:calendars",)
+        self._book_keys = (*self._keys, f"{root}:calendars:asked")
         self._owner_head = f"{root}:appointment:"
 
-    def book(self, wishes: Sequence[Wish], pace: Pace) -> list[Window | None]:
-        """Return each wish's window, in order; None: there is none within what can be promised.
+    def book(self, wishes: Sequence[Wish], pace: Pace) -> Booked:
+        """Give each wish, of which there is one at least, a window where there is one.
 
         An owner who asks again gets the same window until it was used or its grace is over. Whoever
         was turned away goes before the others of the call, `WISHES_PER_CALL_MAX` of which fit one.
@@ -102,11 +114,20 @@ class Calendar:
             if key not in of_owner or wish.was_turned_away:
                 of_owner[key] = wish
         asked = sorted(of_owner.items(), key=lambda item: not item[1].was_turned_away)
+        times_ms: list[int] = []
         windows: dict[str, Window | None] = {}
         for first in range(0, len(asked), WISHES_PER_CALL_MAX):
             part = asked[first : first + WISHES_PER_CALL_MAX]
-            windows.update(self._book(part, pace))
-        return [windows[key] for key in keys]
+            now_ms, *flat = msgspec.msgpack.decode(
+                self._library.call(
+                    "tidegate_calendar_book_2", self._book_keys, _packed(part, pace)
+                ),
+                type=list[int],
+            )
+            times_ms.append(now_ms)
+            for (key, _), starts_ms, width_ms in zip(part, flat[::2], flat[1::2], strict=True):
+                windows[key] = Window(starts_ms, starts_ms + width_ms) if width_ms else None
+        return Booked(min(times_ms), [windows[key] for key in keys])
 
     def use(self, holders: Sequence[Holder]) -> list[Arrival]:
         """Take each holder's window for its intent, in order; say when it comes.
@@ -166,29 +187,6 @@ class Calendar:
         """Return the Unix ms from which on each gateway's slots are free, as far as is known."""
         return _state(0, self._library.command("HGETALL", *self._keys)).cursors_ms
 
-    def _book(self, asked: Sequence[tuple[str, Wish]], pace: Pace) -> dict[str, Window | None]:
-        places: dict[str, int] = {}
-        gateways: list[tuple[str, float]] = []
-        packed: list[str | int] = []
-        for key, wish in asked:
-            place = places.get(wish.gateway_id)
-            if place is None:
-                gateways.append((wish.gateway_id, pace.slot_us(wish.gateway_id) or 0))
-                place = places[wish.gateway_id] = len(gateways)
-            horizon_ms = wish.horizon_ms
-            if not wish.was_turned_away and pace.horizon_ms < horizon_ms:
-                horizon_ms = pace.horizon_ms
-            packed += (key, place, horizon_ms, int(wish.was_turned_away))
-        batch = (pace.lead_ms, pace.width_ms, GRACE_WIDTHS, gateways, packed)
-        answer = self._library.call(
-            "tidegate_calendar_book", self._keys, msgspec.msgpack.encode(batch)
-        )
-        flat = iter(msgspec.msgpack.decode(answer, type=list[int]))
-        return {
-            key: Window(starts_ms, starts_ms + width_ms) if width_ms else None
-            for (key, _), starts_ms, width_ms in zip(asked, flat, flat, strict=True)
-        }
-
     def _packed_holders(self, holders: Sequence[Holder]) -> bytes:
         packed: list[str | int] = []
         for key, holder in zip(self._owner_keys(holders), holders, strict=True):
@@ -207,6 +205,18 @@ class Calendar:
             hashed.update(owner.user_id.encode())
             keys.append(self._owner_head + hashed.hexdigest())
         return keys
+
+
+def _packed(asked: Sequence[tuple[str, Wish]], pace: Pace) -> bytes:
+    places: dict[str, int] = {}
+    packed: list[str | int] = []
+    for key, wish in asked:
+        place = places.setdefault(wish.gateway_id, len(places) + 1)
+        horizon_ms = BOOKED_AHEAD_MS_MAX if wish.was_turned_away else pace.horizon_ms
+        packed += (key, place, horizon_ms, wish.until_ms or 0, int(wish.was_turned_away))
+    form = (pace.lead_ms, pace.width_ms, GRACE_WIDTHS)
+    share = (pace.slot_us or 0, ASKED_LATELY_MS, list(places))
+    return msgspec.msgpack.encode((*form, *share, packed))
 
 
 def _told(came: Arrival, *, taken: bool) -> Arrival:

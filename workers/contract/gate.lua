@@ -31,11 +31,12 @@ Its lease is a record of owner, fencing epoch and end. Whoever leads next has a 
 more than any that is known here, and no less than TIME in milliseconds, so that epochs grow across
 a flush as well. A policy of a lower epoch than the leader's or the last publisher's is refused: a
 governor that slept through its lease cannot undo what its successor said. A policy holds as long
-as its own lease; when that has lapsed, no class is limited and nobody's wait is judged: a dead
-governor must not keep the shop closed, and the rate limits, the in-flight bound and the
-unreconciled rate hold without it. What an operator ordered comes with each call and outranks what
-is published, until its own end, also where no caller can read that it was lifted; only numbers that
-the order leaves open are the published ones, and of two longest waits the shorter holds.
+as its own lease. When that has lapsed, its level and its admitted rate hold no longer: a dead
+governor must not keep the shop closed. What it measured last goes on bounding the wait, for nobody
+knows better; but its service rate then counts for service_per_s_min at least, so that a last rate
+near zero does not close the shop either. What an operator ordered comes with each call and outranks
+what is published, until its own end, also where no caller can read that it was lifted; only numbers
+that the order leaves open are the published ones, and of two longest waits the shorter holds.
 
 LEVELS, by rank: 0 normal; 1 throttled: issuance is refused; 2 shedding: that, and the admitted rate
 is bounded, by class; 3 closed: all are refused. Within one call the better class is taken first,
@@ -59,7 +60,8 @@ rates: without it, what a rate brings between two askings would not fit on what 
 
 DEADLINE. The predicted wait is in-flight / service rate, those included whom this call admits. Who
 would wait longer than its ttl_ms or the policy's wait_max_ms is refused, and told when the excess
-will have been served.
+will have been served. This bounds a queue and no rate: who serves faster than was measured makes
+room faster, so a rate that is told too low costs nothing while its queue keeps the workers busy.
 
 STOCK AND BUDGET. Whoever reads a balance from the database tells it with its version; the highest
 version stays, and being told the same again keeps it fresh. A version older than a minute gives way
@@ -68,7 +70,9 @@ known balance are held under its id while it is in flight, and counted per balan
 left - ahead is what a newcomer can still get. An id is held once and returned once, whoever settles
 or releases it how often. A candidate is refused finally if available and reserved are both zero as
 committed; else, not finally, if left - ahead is less than it wants. What is unknown, or was told
-more than balance_age_us_max ago, judges nobody: the database decides. After a flush both balances
+more than balance_age_us_max ago, judges nobody: the database decides. How fast a balance goes is a mean
+of what left between two tellings, weighed by the time between them; by it whoever is refused for
+lack of a rate hears how long what it wants will last. After a flush both balances
 and holds are unknown, and those who were admitted before a balance was known are not held: the gate
 then lets more through than there is, never less.
 
@@ -87,8 +91,8 @@ KEYS. {p} is the deployment's prefix; its braces keep all keys in one slot of a 
                              microseconds; expires when none did for seen_us
   {p}:level:total  {p}:level:cap:<class>  {p}:level:<class>:<gateway>
                              string, TAT; expires when it has passed
-  {p}:balances               hash: balance key -> msgpack [version, available, reserved, told_us];
-                             expires a minute after the last was told
+  {p}:balances               hash: balance key -> msgpack [version, available, reserved, told_us,
+                             taken_per_s]; expires a minute after the last was told
   {p}:units                  hash: 16-byte intent id -> msgpack flat [balance key, amount, ...];
                              no expiry
   {p}:ahead                  hash: balance key -> the sum of those amounts; none is 0. No expiry
@@ -103,7 +107,7 @@ tidegate_admit_2  8 in_flight epoch unreconciled policy level balances units ahe
                   version ids packed
     ids     the candidates' 16-byte ids, joined; at most 1,000 candidates
     packed  msgpack (text as str: this cmsgpack knows no bin) of an array:
-            1 bounds          [in_flight_max, balance_age_us_max]
+            1 bounds          [in_flight_max, balance_age_us_max, service_per_s_min]
             2 unreconciled    [interval_us, burst]
             3 ordered         [] or [level, admitted_per_s, service_per_s, wait_max_ms, until_ms]
             4 shares          [burst_us, debt_us, seen_us, guaranteed, floor and cap of each class];
@@ -130,9 +134,12 @@ tidegate_admit_2  8 in_flight epoch unreconciled policy level balances units ahe
             4 backlogs_us     of the limits, after this call
             5 level           that was in force
             6 policy_fresh    1 or 0: whether the published policy's lease holds
-            7 predicted_wait_ms  after this call; 0 if the service rate is not known
+            7 predicted_wait_ms  after this call, by the service rate that counts, be its policy
+                              fresh or lapsed; 0 if none is known
             8 shortages       flat, for each refusal by layer 10 or 11: candidate, final (1 or 0),
                               ahead, left
+            9 lasts           flat, for other refusals: candidate, until when what it wants lasts as
+                              it is taken now, in ms of Unix time; none where nobody knows
             What binds, first to last: a balance that is gone for good; level (closed, or paused
             issuance) and merchant (paused), with a wait of 0, for nobody here knows when they end;
             a balance whose rest is on its way to others; else the layer with the longest wait, of
@@ -178,27 +185,29 @@ OUT OF MEMORY. admit may not run then (it lacks allow-oom), and so fails closed.
 they free memory, or take a few bytes so that memory can be freed and the governor be heard.
 
 ONE CALL: a candidate with the limits of a user (1 a second, burst 5) and a gateway (50, 100).
-    packed = msgpack([[1000, 3000000], [200000, 1], [],
+    packed = msgpack([[1000, 3000000, 5], [200000, 1], [],
                       [100000, 1000000, 2000000, 0.9, 0.6, 0.8, 0.2, 0.9, 0.08, 0.6, 0.02, 0.2],
                       [[1, 1000000, 5], [3, 20000, 100]],
                       ["{p}:user:9f", "{p}:gateway:g1"], [1, 2], ["g1"], [], [], [],
                       [[2]], [1, 0, 0], [1, 0, 1], [], [60000]])
     FCALL tidegate_admit_2 8 {p}:in_flight {p}:epoch {p}:unreconciled {p}:policy {p}:level
           {p}:balances {p}:units {p}:ahead 2 <16 bytes> <packed>
-    -> msgpack([0, 1, [], [1000000, 20000, 200000], 0, 0, 0, []])
+    -> msgpack([0, 1, [], [1000000, 20000, 200000], 0, 0, 0, [], []])
 --]==]
 
 local VERSION = 2
 local CANDIDATES_MAX = 1000    -- Bounds how long one call holds the server: about 10 ms.
-local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values; smaller is as fast.
+local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values; even, to keep pairs.
 local ID_BYTES = 16
 local NORMAL, THROTTLED, SHEDDING, CLOSED = 0, 1, 2, 3
 local LAYER_IN_FLIGHT, LAYER_MERCHANT, LAYER_LEVEL, LAYER_DEADLINE = 6, 7, 8, 9
 local CLASS_ORDER, CLASS_ISSUANCE = 3, 4
 local ROUNDING_US = 0.5
-local RATE_MIN = 0.001         -- A second; a published rate of 0 must not divide by 0.
+local DIVISOR_MIN = 0.001      -- A rate, or a sum of shares, may be 0 and must not divide.
 local RECONCILING_MS = 120000  -- An abandoned reconciliation leaves its key no longer than this.
 local BALANCES_KEPT_MS = 60000 -- Longer than any two tellings of a balance lie apart.
+local TAKING_US = 5000000      -- The memory of how fast a balance goes: some tellings long.
+local LASTS_S_MAX = 86400      -- Longer is no news, and a rate of nearly 0 must not overflow.
 local UNITS_STEP = 500         -- Held ids looked at in one step: about a millisecond.
 local RECOUNT_MAX = 2000       -- Held ids counted anew in one step: about 3 ms.
 
@@ -258,6 +267,16 @@ local function left_us(ends_us, lease_us, now)
   return left
 end
 
+-- Returns the lead as it was given last; before that, as one that has lapsed.
+local function read_lead(lead_key)
+  return unpacked(redis.call('GET', lead_key), 4) or {0, 0, 0, ''}
+end
+
+-- Returns the policy as published last; before that, as one that has lapsed and knew nothing.
+local function read_published(policy_key)
+  return unpacked(redis.call('GET', policy_key), 8) or {0, 0, 0, NORMAL, -1, -1, math.huge, ''}
+end
+
 -- Visits 1..count in runs short enough for unpack.
 local function for_runs(count, visit)
   for first = 1, count, UNPACK_MAX do
@@ -298,9 +317,10 @@ local function read_batch(ids, packed)
   local fields = unpacked(packed, 16)
   if not fields then fail('TIDEGATE_USAGE', 'packed must be a msgpack array of 16') end
   local bounds, shares = fields[1], fields[4]
+  if #bounds ~= 3 then fail('TIDEGATE_USAGE', 'bounds must be 3') end
   local batch = {
     ids = ids, count = #ids / ID_BYTES,
-    in_flight_max = bounds[1], balance_age_us_max = bounds[2],
+    in_flight_max = bounds[1], balance_age_us_max = bounds[2], service_per_s_min = bounds[3],
     unreconciled = fields[2], ordered = fields[3],
     burst_us = shares[1], debt_us = shares[2], seen_us = shares[3], guaranteed = shares[4],
     shares = shares, rates = fields[5], keys = fields[6], rate_of = fields[7],
@@ -327,15 +347,26 @@ local function gateway_of(batch, candidate)
   return batch.facts[3 * batch.takes[3 * candidate] - 2]
 end
 
--- Returns the policy in force: what is published, under what is ordered. -1: not known.
-local function read_policy(policy_key, ordered, now)
-  local policy = {level = NORMAL, admitted_per_s = -1, service_per_s = -1, wait_max_ms = math.huge,
-    fresh = false}
-  local published = unpacked(redis.call('GET', policy_key), 8)
-  if published and left_us(published[2], published[3], now) > 0 then
-    policy.fresh = true
-    policy.level, policy.admitted_per_s = published[4], published[5]
-    policy.service_per_s, policy.wait_max_ms = published[6], published[7]
+local function is_paused(batch, route)
+  return batch.facts[3 * route - 1] ~= 0
+end
+
+-- Returns nil if those on the route want nothing.
+local function want_of(batch, route)
+  return batch.wants[batch.facts[3 * route]]
+end
+
+-- Returns the policy in force: what was published, under what is ordered. -1: not known.
+local function read_policy(batch, policy_key, now)
+  local published, ordered = read_published(policy_key), batch.ordered
+  local policy = {level = published[4], admitted_per_s = published[5],
+    service_per_s = published[6], wait_max_ms = published[7],
+    fresh = left_us(published[2], published[3], now) > 0}
+  if not policy.fresh then
+    policy.level, policy.admitted_per_s = NORMAL, -1
+    if policy.service_per_s > 0 then
+      policy.service_per_s = math.max(policy.service_per_s, batch.service_per_s_min)
+    end
   end
   if #ordered > 0 and (ordered[5] < 0 or now < ordered[5] * 1000) then
     policy.level = ordered[1]
@@ -395,14 +426,15 @@ local function add_level_limits(batch, policy, level_key, now)
   local shares, guaranteed, floors = batch.shares, batch.guaranteed, 0
   for class in pairs(counts) do floors = floors + shares[3 + 2 * class] end
   local function add(name, part, debt_us)
-    local interval = 1000000 / math.max(part * policy.admitted_per_s, RATE_MIN)
+    local interval = 1000000 / math.max(part * policy.admitted_per_s, DIVISOR_MIN)
     local burst = 1 + batch.burst_us / interval
     return add_limit(batch, level_key .. ':' .. name, LAYER_LEVEL, interval, burst, debt_us)
   end
-  local level = {total = add('total', 1, batch.debt_us), caps = {}, cells = {}, names = {}}
+  local level = {total = add('total', 1, batch.debt_us), caps = {}, cells = {}, names = {},
+    full = {}}
   for class, names in pairs(asking) do
     local floor, cap = shares[3 + 2 * class], shares[4 + 2 * class]
-    local part = math.min(guaranteed * cap, guaranteed * floor / math.max(floors, RATE_MIN))
+    local part = math.min(guaranteed * cap, guaranteed * floor / math.max(floors, DIVISOR_MIN))
     level.caps[class], level.cells[class] = add('cap:' .. class, cap, batch.debt_us), {}
     for gateway, name in pairs(names) do
       level.cells[class][gateway] = add(name, math.max(part, floor) / counts[class])
@@ -453,6 +485,7 @@ local function read_balances(batch, balances_key, ahead_key, now)
     if fields then
       balances[place] = {
         key = key, layer = batch.balance_layers[place], left = fields[2], reserved = fields[3],
+        taken_per_s = fields[5] or 0,
         fresh = left_us(fields[4] + batch.balance_age_us_max, batch.balance_age_us_max, now) > 0,
         ahead = math.max(0, tonumber(ahead[place]) or 0),
       }
@@ -478,7 +511,7 @@ end
 
 -- Returns the layer that refuses whatever the rates are, and the shortage if it is that.
 local function find_bar(batch, policy, balances, candidate, route)
-  local want = balances and batch.wants[batch.facts[3 * route]]
+  local want = balances and want_of(batch, route)
   local short, final = nil, false
   if want then short, final = find_shortage(balances, want) end
   if final then return short.layer, short, final end
@@ -486,33 +519,43 @@ local function find_bar(batch, policy, balances, candidate, route)
   if policy.level >= THROTTLED and class_of(batch, candidate) == CLASS_ISSUANCE then
     return LAYER_LEVEL
   end
-  if batch.facts[3 * route - 1] ~= 0 then return LAYER_MERCHANT end
+  if is_paused(batch, route) then return LAYER_MERCHANT end
   if short then return short.layer, short, false end
 end
 
-local function has_room(rooms, user, conversation, route)
-  if rooms[user] < 1 or rooms[conversation] < 1 then return false end
-  for i = 1, #route do
-    if rooms[route[i]] < 1 then return false end
+-- Within a call rooms only shrink. So a route or a cell that has none is remembered as `full`, and
+-- the many that a flood brings on it are refused at a glance.
+
+local function route_has_room(batch, rooms, full, route)
+  if full[route] then return false end
+  local limits = batch.routes[route]
+  for i = 1, #limits do
+    if rooms[limits[i]] < 1 then
+      full[route] = true
+      return false
+    end
   end
   return true
 end
 
-local function take_room(rooms, user, conversation, route)
+local function level_has_room(level, rooms, class, cell)
+  if level.full[cell] then return false end
+  if rooms[cell] >= 1 then return true end
+  if rooms[level.caps[class]] >= 1 and rooms[level.total] >= 1 then return true end
+  level.full[cell] = true
+  return false
+end
+
+local function take_room(rooms, user, conversation, limits)
   rooms[user] = rooms[user] - 1
   rooms[conversation] = rooms[conversation] - 1
-  for i = 1, #route do
-    rooms[route[i]] = rooms[route[i]] - 1
+  for i = 1, #limits do
+    rooms[limits[i]] = rooms[limits[i]] - 1
   end
 end
 
-local function level_has_room(level, rooms, class, gateway)
-  return rooms[level.cells[class][gateway]] >= 1
-    or rooms[level.caps[class]] >= 1 and rooms[level.total] >= 1
-end
-
-local function take_level_room(level, rooms, class, gateway)
-  local cap, cell, total = level.caps[class], level.cells[class][gateway], level.total
+local function take_level_room(level, rooms, class, cell)
+  local cap, total = level.caps[class], level.total
   if rooms[cell] >= 1 then rooms[cell] = rooms[cell] - 1 end
   rooms[cap] = rooms[cap] - 1
   rooms[total] = rooms[total] - 1
@@ -536,16 +579,25 @@ end
 local function has_bars(batch, policy, balances)
   if balances or policy.level > NORMAL then return true end
   for route = 1, #batch.routes do
-    if batch.facts[3 * route - 1] ~= 0 then return true end
+    if is_paused(batch, route) then return true end
   end
   return false
 end
 
--- Whether every layer that counts has room. `level` is nil where no class is limited.
-local function fits(batch, rooms, level, candidate, user, conversation, route)
-  return has_room(rooms, user, conversation, batch.routes[route])
-    and (not level or level_has_room(level, rooms, class_of(batch, candidate),
-      gateway_of(batch, candidate)))
+-- Takes what a candidate needs of every layer that counts, if all have room. `level` is nil where
+-- no class is limited.
+local function take_if_fits(batch, rooms, full, level, candidate, user, conversation, route)
+  local class, cell = nil, nil
+  if level then
+    class = class_of(batch, candidate)
+    cell = level.cells[class][gateway_of(batch, candidate)]
+    if not level_has_room(level, rooms, class, cell) then return false end
+  end
+  if rooms[user] < 1 or rooms[conversation] < 1 then return false end
+  if not route_has_room(batch, rooms, full, route) then return false end
+  take_room(rooms, user, conversation, batch.routes[route])
+  if level then take_level_room(level, rooms, class, cell) end
+  return true
 end
 
 -- Takes the candidates in their precedence. Returns the admitted; the refused; of those the layers
@@ -553,7 +605,7 @@ end
 -- A limit or a route that is not there faults here on nil, before anything is written.
 local function decide(batch, policy, balances, level, rooms, in_flight)
   local takes, order, in_flight_max = batch.takes, batch.order, batch.in_flight_max
-  local admitted, refused, bars, shortages = {}, {}, {}, {}
+  local admitted, refused, bars, shortages, full = {}, {}, {}, {}, {}
   local barring = has_bars(batch, policy, balances)
   local common_max = #batch.ttls_ms == 1 and in_time_max(batch, policy, 1)
   for turn = 1, batch.count do
@@ -564,12 +616,9 @@ local function decide(batch, policy, balances, level, rooms, in_flight)
     if barring then bar, short, final = find_bar(batch, policy, balances, candidate, route) end
     if not bar and in_flight < in_flight_max
         and in_flight <= (common_max or in_time_max(batch, policy, candidate))
-        and fits(batch, rooms, level, candidate, user, conversation, route) then
-      take_room(rooms, user, conversation, batch.routes[route])
-      if level then
-        take_level_room(level, rooms, class_of(batch, candidate), gateway_of(batch, candidate))
-      end
-      if balances then take_units(balances, batch.wants[batch.facts[3 * route]]) end
+        and take_if_fits(batch, rooms, full, level, candidate, user, conversation, route) then
+      local want = balances and want_of(batch, route)
+      if want then take_units(balances, want) end
       in_flight = in_flight + 1
       admitted[#admitted + 1] = candidate
     else
@@ -598,10 +647,20 @@ local function move_backlogs(batch, backlogs, rooms_before, rooms)
   return moved
 end
 
+-- Returns those of a route's limits that have no room.
+local function full_limits(rooms, limits)
+  local full = {}
+  for i = 1, #limits do
+    if rooms[limits[i]] < 1 then full[#full + 1] = limits[i] end
+  end
+  return full
+end
+
 -- Returns for each refused candidate its binding layer and how long until that has room. Waits are
 -- told as of the end of the call: what this call admitted stands before everyone it refused.
 local function explain(batch, policy, level, refused, bars, backlogs, rooms, in_flight)
-  local rates, rate_of, queued, refusals = batch.rates, batch.rate_of, {}, {}
+  local rates, rate_of, takes = batch.rates, batch.rate_of, batch.takes
+  local full_of, queued, refusals = {}, {}, {}
   local layer, wait
   local function turn_at(place)
     local turn = queued[place] or 0
@@ -611,34 +670,63 @@ local function explain(batch, policy, level, refused, bars, backlogs, rooms, in_
   local function consider(layer_new, wait_new)
     if wait_new > wait then layer, wait = layer_new, wait_new end
   end
-  local function consider_limit(limit)
-    if rooms[limit] < 1 then
-      local rate = rates[rate_of[limit]]
-      consider(rate[1], backlogs[limit] + (turn_at(limit) + 1 - rate[3]) * rate[2])
+  local function consider_full(limit)
+    local rate = rates[rate_of[limit]]
+    consider(rate[1], backlogs[limit] + (turn_at(limit) + 1 - rate[3]) * rate[2])
+  end
+  local function consider_all(candidate)
+    local at = 3 * candidate
+    local user, conversation, route = takes[at - 2], takes[at - 1], takes[at]
+    if rooms[user] < 1 then consider_full(user) end
+    if rooms[conversation] < 1 then consider_full(conversation) end
+    full_of[route] = full_of[route] or full_limits(rooms, batch.routes[route])
+    for _, limit in ipairs(full_of[route]) do consider_full(limit) end
+    local excess = in_flight - in_time_max(batch, policy, candidate)
+    if excess > 0 then
+      consider(LAYER_DEADLINE, (excess + turn_at('deadline')) / policy.service_per_s * 1000000)
+    end
+    if level then
+      local class = class_of(batch, candidate)
+      local cell = level.cells[class][gateway_of(batch, candidate)]
+      if not level_has_room(level, rooms, class, cell) then consider_full(cell) end
     end
   end
   for _, candidate in ipairs(refused) do
     layer, wait = bars[candidate] or LAYER_IN_FLIGHT, 0
-    if not bars[candidate] then
-      local at = 3 * candidate
-      consider_limit(batch.takes[at - 2])
-      consider_limit(batch.takes[at - 1])
-      for _, limit in ipairs(batch.routes[batch.takes[at]]) do consider_limit(limit) end
-      local excess = in_flight - in_time_max(batch, policy, candidate)
-      if excess > 0 then
-        consider(LAYER_DEADLINE, (excess + turn_at('deadline')) / policy.service_per_s * 1000000)
-      end
-      if level then
-        local class, gateway = class_of(batch, candidate), gateway_of(batch, candidate)
-        if not level_has_room(level, rooms, class, gateway) then
-          consider_limit(level.cells[class][gateway])
-        end
-      end
-    end
+    if not bars[candidate] then consider_all(candidate) end
     local n = #refusals
     refusals[n + 1], refusals[n + 2], refusals[n + 3] = candidate, layer, math.ceil(wait)
   end
   return refusals
+end
+
+-- Returns for how long a want's balances last as they are taken now, in seconds; nil: nobody knows.
+local function lasts_s(balances, want)
+  local least = nil
+  for i = 1, #want, 2 do
+    local balance = balances[want[i]]
+    if balance and balance.fresh and balance.taken_per_s > 0 then
+      least = math.min(least or LASTS_S_MAX, balance.left / balance.taken_per_s)
+    end
+  end
+  return least
+end
+
+-- Returns flat, for those whom nothing bars, until when what they want lasts.
+local function read_lasts(batch, balances, refused, bars, now)
+  local lasts, of_route = {}, {}
+  for _, candidate in ipairs(balances and refused or {}) do
+    local route = batch.takes[3 * candidate]
+    local want = not bars[candidate] and want_of(batch, route)
+    if want then
+      if of_route[route] == nil then of_route[route] = lasts_s(balances, want) or false end
+      if of_route[route] then
+        lasts[#lasts + 1] = candidate
+        lasts[#lasts + 1] = math.floor(now / 1000 + of_route[route] * 1000)
+      end
+    end
+  end
+  return lasts
 end
 
 -- admit: apply -----------------------------------------------------------------------------------
@@ -652,7 +740,7 @@ local function pack_holds(batch, balances, admitted)
   local holds = {}
   if not balances then return holds end
   for _, candidate in ipairs(admitted) do
-    local want, hold = batch.wants[batch.facts[3 * batch.takes[3 * candidate]]], {}
+    local want, hold = want_of(batch, batch.takes[3 * candidate]), {}
     for i = 1, want and #want or 0, 2 do
       local balance = balances[want[i]]
       if balance then hold[#hold + 1], hold[#hold + 2] = balance.key, want[i + 1] end
@@ -680,9 +768,11 @@ local function hold_units(units_key, ahead_key, holds)
 end
 
 local function remember_cells(level_key, names, seen_us, now)
-  for _, name in ipairs(names) do
-    redis.call('ZADD', level_key, now, name)
-  end
+  local scored = {}
+  for _, name in ipairs(names) do scored[#scored + 1], scored[#scored + 2] = now, name end
+  for_runs(#scored, function(first, last)
+    redis.call('ZADD', level_key, unpack(scored, first, last))
+  end)
   redis.call('ZREMRANGEBYSCORE', level_key, '-inf', '(' .. now - seen_us)
   redis.call('PEXPIRE', level_key, math.ceil(seen_us / 1000))
 end
@@ -694,7 +784,7 @@ local function admit(keys, args)
   local in_flight = redis.call('SCARD', keys[1])
   local reconciled = is_reconciled(keys[2])
   if not reconciled then add_unreconciled_limit(batch, keys[3]) end
-  local policy = read_policy(keys[4], batch.ordered, now)
+  local policy = read_policy(batch, keys[4], now)
   local level = add_level_limits(batch, policy, keys[5], now)
   check_rates(batch.rates)
   local backlogs, rooms_before, rooms = read_limits(batch, now)
@@ -705,6 +795,7 @@ local function admit(keys, args)
   local moved = move_backlogs(batch, backlogs, rooms_before, rooms)
   local refusals = explain(batch, policy, level, refused, bars, backlogs, rooms,
     in_flight + #admitted)
+  local lasts = read_lasts(batch, balances, refused, bars, now)
   local holds, ids = pack_holds(batch, balances, admitted), {}
   for i = 1, #admitted do ids[i] = id_of(batch, admitted[i]) end
 
@@ -721,7 +812,7 @@ local function admit(keys, args)
   if level then remember_cells(keys[5], level.names, batch.seen_us, now) end
   local wait_ms = policy.service_per_s > 0 and ceil(in_flight * 1000 / policy.service_per_s) or 0
   return cmsgpack.pack({reconciled and 1 or 0, in_flight, refusals, backlogs, policy.level,
-    policy.fresh and 1 or 0, wait_ms, shortages})
+    policy.fresh and 1 or 0, wait_ms, shortages, lasts})
 end
 
 -- settle, release, tell --------------------------------------------------------------------------
@@ -758,12 +849,31 @@ local function return_units(units_key, ahead_key, held, sums)
   end
 end
 
-local function remove(in_flight_key, members)
+-- Returns the ids that are to leave, which of them hold units, and the sums by balance.
+local function read_leaving(units_key, ids)
+  check_ids(ids)
+  local leaving = {members = members_of(ids)}
+  leaving.held, leaving.sums = read_holds(units_key, leaving.members)
+  return leaving
+end
+
+-- Takes ids out of flight and returns their units; returns how many were in flight.
+local function take_out(in_flight_key, units_key, ahead_key, leaving)
   local removed = 0
-  for_runs(#members, function(first, last)
-    removed = removed + redis.call('SREM', in_flight_key, unpack(members, first, last))
+  for_runs(#leaving.members, function(first, last)
+    removed = removed + redis.call('SREM', in_flight_key, unpack(leaving.members, first, last))
   end)
+  return_units(units_key, ahead_key, leaving.held, leaving.sums)
   return removed
+end
+
+-- Returns how many units a second a balance has lost lately, when it is told anew.
+local function taken_per_s(old, available, now)
+  if not old then return 0 end
+  local past_us, before = now - old[4], old[5] or 0
+  if past_us <= 0 then return before end
+  local taken = math.max(0, old[2] - available) * 1000000 / past_us
+  return before + (taken - before) * past_us / (past_us + TAKING_US)
 end
 
 -- Returns those of the told balances that are news, by key, in the form they are stored in.
@@ -785,7 +895,7 @@ local function read_news(balances_key, packed, now)
     local old = known[key]
     if not old or version >= old[1]
         or left_us(old[4] + BALANCES_KEPT_MS * 1000, BALANCES_KEPT_MS * 1000, now) == 0 then
-      known[key] = {version, available, reserved, now}
+      known[key] = {version, available, reserved, now, taken_per_s(old, available, now)}
       news[key] = cmsgpack.pack(known[key])
     end
   end
@@ -804,14 +914,11 @@ end
 
 local function settle(keys, args)
   check_call(keys, 4, args, 5)
-  check_ids(args[2])
-  local members = members_of(args[2])
-  local held, sums = read_holds(keys[2], members)
+  local leaving = read_leaving(keys[2], args[2])
   local news = read_news(keys[4], args[5], now_us())
 
   -- Point of no return.
-  local removed = remove(keys[1], members)
-  return_units(keys[2], keys[3], held, sums)
+  local removed = take_out(keys[1], keys[2], keys[3], leaving)
   store_news(keys[4], news)
   if args[4] ~= '' then redis.call('PUBLISH', args[3], args[4]) end
   return removed
@@ -819,14 +926,10 @@ end
 
 local function release(keys, args)
   check_call(keys, 3, args, 2)
-  check_ids(args[2])
-  local members = members_of(args[2])
-  local held, sums = read_holds(keys[2], members)
+  local leaving = read_leaving(keys[2], args[2])
 
   -- Point of no return.
-  local removed = remove(keys[1], members)
-  return_units(keys[2], keys[3], held, sums)
-  return removed
+  return take_out(keys[1], keys[2], keys[3], leaving)
 end
 
 local function tell(keys, args)
@@ -843,12 +946,11 @@ local function lead(keys, args)
   check_call(keys, 2, args, 3)
   local owner, lease_us = args[2], natural(args[3], 'lease_ms') * 1000
   local now = now_us()
-  local leader = unpacked(redis.call('GET', keys[1]), 4) or {0, 0, 0, ''}
-  local published = unpacked(redis.call('GET', keys[2]), 8) or {0}
-  local epoch, leads = leader[1], left_us(leader[2], leader[3], now) > 0
-  if leads and leader[4] ~= owner then return 0 end
-  if not leads then
-    epoch = math.max(epoch + 1, published[1] + 1, math.floor(now / 1000))
+  local last = read_lead(keys[1])
+  local epoch, holds = last[1], left_us(last[2], last[3], now) > 0
+  if holds and last[4] ~= owner then return 0 end
+  if not holds then
+    epoch = math.max(epoch + 1, read_published(keys[2])[1] + 1, math.floor(now / 1000))
   end
 
   -- Point of no return.
@@ -865,9 +967,7 @@ local function publish(keys, args)
     fail('TIDEGATE_USAGE', 'numbers must be level, admitted_per_s, service_per_s, wait_max_ms')
   end
   local now = now_us()
-  local leader = unpacked(redis.call('GET', keys[1]), 4) or {0}
-  local published = unpacked(redis.call('GET', keys[2]), 8) or {0}
-  if epoch < leader[1] or epoch < published[1] then return 0 end
+  if epoch < read_lead(keys[1])[1] or epoch < read_published(keys[2])[1] then return 0 end
 
   -- Point of no return.
   redis.call('SET', keys[2], cmsgpack.pack({epoch, now + lease_us, lease_us, numbers[1], numbers[2],
@@ -878,7 +978,7 @@ end
 local function published(keys, args)
   check_call(keys, 3, args, 1)
   local now = now_us()
-  local policy = unpacked(redis.call('GET', keys[3]), 8) or {0, 0, 0, 0, 0, 0, 0, ''}
+  local policy = read_published(keys[3])
   local left_ms = math.ceil(left_us(policy[2], policy[3], now) / 1000)
   return {redis.call('SCARD', keys[1]), is_reconciled(keys[2]) and 1 or 0, policy[1], left_ms,
     policy[8]}
@@ -911,7 +1011,7 @@ local function reconcile_finish(keys, args)
   return 1
 end
 
--- Counts all holds anew, and writes the counts that differ.
+-- Counts all holds anew.
 local function recount(units_key, ahead_key)
   local sums = {}
   for place, packed in ipairs(redis.call('HGETALL', units_key)) do

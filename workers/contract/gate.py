@@ -72,8 +72,9 @@ def open_gate(settings: Settings) -> Gate:
 class Gate:
     """Admission by batches. Every method may raise `GateUnreachable`.
 
-    `in_flight_max` bounds the intents without outcome; `unreconciled_rate`, a second, is admitted
-    while the gate does not know them.
+    `in_flight_max` bounds the intents without outcome. `unreconciled_rate`, a second, is admitted
+    while the gate does not know them; and a service rate that was published counts for no less once
+    its governor is silent.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ class _Reply(Struct, array_like=True):
     policy_fresh: int
     predicted_wait_ms: int
     shortages: list[int]
+    lasts: list[int]
 
 
 class Reply:
@@ -42,17 +43,23 @@ class Reply:
         self.predicted_wait_ms = reply.predicted_wait_ms
         self.refusals = _refusals(reply.refusals)
         self.shortages = _shortages(reply.shortages)
+        self.lasts_until_ms = _lasts(reply.lasts)
         self._backlogs_us = reply.backlogs_us
         self._quotas: dict[int, Quota] = {}
+        self._unused: dict[RateLimit, Quota] = {}
 
     def quota(self, place: int, limit: RateLimit) -> Quota:
         """Return what is left of the limit at this place."""
+        backlog_us = self._backlogs_us[place - 1]
+        if backlog_us == 0:  # As most users' are in a flood; so they share one.
+            quota = self._unused.get(limit)
+            if quota is None:
+                quota = self._unused[limit] = Quota(limit, limit.burst, 0)
+            return quota
         quota = self._quotas.get(place)
         if quota is None:
-            backlog_us = self._backlogs_us[place - 1]
             remaining = max(0, math.floor(limit.burst - (backlog_us - 0.5) / limit.interval_us))
-            quota = Quota(limit, remaining, math.ceil(backlog_us / 1000))
-            self._quotas[place] = quota
+            quota = self._quotas[place] = Quota(limit, remaining, math.ceil(backlog_us / 1000))
         return quota
 
 
@@ -72,6 +79,12 @@ def _shortages(flat: list[int]) -> dict[int, tuple[bool, int, int]]:
         candidate - 1: (final == 1, ahead, left)
         for candidate, final, ahead, left in zip(each, each, each, each, strict=True)
     }
+
+
+def _lasts(flat: list[int]) -> dict[int, int]:
+    """Return by candidate until when what it wants lasts, in Unix ms."""
+    each = iter(flat)
+    return {candidate - 1: until_ms for candidate, until_ms in zip(each, each, strict=True)}
 
 
 def _retry_after_ms(layer: int, wait_us: int) -> int:

@@ -122,10 +122,14 @@ class Batch:
         return join_ids([candidate.intent_id for candidate in self._candidates])
 
     def packed(self, in_flight_max: int, unreconciled: RateLimit) -> bytes:
-        """Return the last argument of tidegate_admit_2."""
+        """Return the last argument of tidegate_admit_2.
+
+        The unreconciled rate is what is trusted to be served where nothing is known. So it is also
+        what a service rate that nobody measures any more counts for at least.
+        """
         return msgspec.msgpack.encode(
             (
-                (in_flight_max, BALANCE_AGE_US_MAX),
+                (in_flight_max, BALANCE_AGE_US_MAX, unreconciled.rate),
                 (unreconciled.interval_us, unreconciled.burst),
                 ordered_numbers(self._limits.ordered),
                 PACKED_SHARES,
@@ -173,6 +177,7 @@ class Batch:
                     final,
                     ahead,
                     left,
+                    reply.lasts_until_ms.get(at),
                 )
             )
         return verdicts

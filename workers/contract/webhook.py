@@ -15,7 +15,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -23,10 +23,11 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from workers.contract.couponcode import CouponCodes
-from workers.contract.resource import CouponResource, IntentResource, OrderResource
+from workers.contract.resource import IntentResource
 from workers.contract.signing import derive_key
+from workers.contract.view import ToldIntent, told
 from workers.domain.delivery import EventType
-from workers.domain.outcome import OrderStatus, PricedLine, Refusal
+from workers.domain.outcome import OrderStatus
 
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - it begins every secret
@@ -100,43 +101,14 @@ class CloudEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: Any
 
 
-class OrderData(Struct, frozen=True, kw_only=True):
-    """An order, as the API tells it; amounts in minor units of `currency`."""
-
-    order_id: UUID
-    status: OrderStatus
-    lines: tuple[PricedLine, ...]
-    total: int
-    discount: int
-    payable: int
-    currency: str
-    payment_deadline: datetime | None
-
-
-class CouponData(Struct, frozen=True, kw_only=True):
-    """A coupon, as the API tells it."""
-
-    code: str
-    value: int
-    valid_until: datetime
-
-
-class IntentData(Struct, frozen=True, kw_only=True):
+class IntentData(ToldIntent, frozen=True, kw_only=True):
     """The intent resource, without the chat's message, and with whose wish it was.
 
     Who sent it by the broker knows no id of ours, but knows its own key.
     """
 
-    intent_id: UUID
-    kind: str
     user_id: str
     idempotency_key: str
-    status: Literal["accepted", "committed", "refused"]
-    reason: Refusal | None
-    order: OrderData | None
-    coupon: CouponData | None
-    accepted_at: datetime
-    decided_at: datetime | None
 
 
 class LevelData(Struct, frozen=True, kw_only=True):
@@ -179,21 +151,12 @@ def intent_body(
     source: str = SOURCE,
 ) -> bytes:
     """Write an event of an intent, which it tells as it stood when the event happened."""
-    told = as_of(resource, event)
+    stood = as_of(resource, event)
     data = IntentData(
-        intent_id=told.intent_id,
-        kind=told.kind,
-        user_id=told.user_id,
-        idempotency_key=idempotency_key,
-        status=told.status,  # type: ignore[arg-type]  # a property that returns these
-        reason=told.refusal,
-        order=None if told.order is None else _order(told.order),
-        coupon=None if told.coupon is None else _coupon(told.coupon, codes),
-        accepted_at=told.accepted_at,
-        decided_at=told.decided_at,
+        user_id=stood.user_id, idempotency_key=idempotency_key, **told(stood, codes.code_of)
     )
-    event_id = intent_event_id(told.intent_id, event)
-    return _envelope(event_id, event, occurred_at, told.intent_id, data, source)
+    event_id = intent_event_id(stood.intent_id, event)
+    return _envelope(event_id, event, occurred_at, stood.intent_id, data, source)
 
 
 def as_of(resource: IntentResource, event: EventType) -> IntentResource:
@@ -244,24 +207,4 @@ def _envelope(
             datacontenttype="application/json",
             data=data,
         )
-    )
-
-
-def _order(order: OrderResource) -> OrderData:
-    awaiting = order.status is OrderStatus.AWAITING_PAYMENT
-    return OrderData(
-        order_id=order.order_id,
-        status=order.status,
-        lines=order.lines,
-        total=order.total,
-        discount=order.discount,
-        payable=order.payable,
-        currency=order.currency,
-        payment_deadline=order.payment_deadline if awaiting else None,
-    )
-
-
-def _coupon(coupon: CouponResource, codes: CouponCodes) -> CouponData:
-    return CouponData(
-        code=codes.code_of(coupon.coupon_id), value=coupon.value, valid_until=coupon.valid_until
     )

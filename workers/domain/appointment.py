@@ -1,12 +1,12 @@
 """Appointments: a place in time for an order that load has refused.
 
 Each gateway has a calendar. Its cursor is the time of the next free slot, and each window handed out
-moves it on by one slot: 1/pace seconds, where the pace is what the capacity for appointments yields
-times the gateway's share of it. So windows add up to the capacity there is, and a gateway that
-invents users spreads its own share thinner, nobody else's. The cursor never lies before now plus a
-lead, the wait that is predicted for whoever is already in. A window opens at its slot and stays open
-for its width, so that a person or an SDK can come back within it; slots are spread, jitter is not
-needed.
+moves it on by one slot: 1/pace seconds, where the pace is what the capacity for appointments yields,
+shared evenly by the gateways that asked lately. So windows add up to the capacity there is: what an
+idle gateway leaves is handed out by the others, and a gateway that invents users spreads its own
+share thinner, nobody else's. The cursor never lies before now plus a lead, the wait that is predicted
+for whoever is already in. A window opens at its slot and stays open for its width, so that a person
+or an SDK can come back within it; slots are spread, jitter is not needed.
 
 Nothing is reserved. A window is a promise of class: its holder is admitted as APPOINTMENT, whose
 floor of the admitted rate outlasts everybody else's. Admission goes by rate, so what holders leave
@@ -26,12 +26,11 @@ calendar that lost its memory begins where the recorded time ends, so that no sl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from workers.domain.overload import IntentClass, Level
 
@@ -40,6 +39,8 @@ WIDTH_MS_MAX: Final = 60_000
 GRACE_WIDTHS: Final = 1  # How late a holder may come, in widths of its window.
 # A flush loses the rest of a block: this much slot time at most.
 BLOCK_MS: Final = 120_000
+# Long enough that a small gateway, which asks now and then, keeps its share while it is asked for.
+ASKED_LATELY_MS: Final = 60_000
 # Beyond this nobody is booked, not even who was turned away: no fault of ours may push it further.
 BOOKED_AHEAD_MS_MAX: Final = 60 * 60_000
 
@@ -93,13 +94,11 @@ class Pace(Struct, frozen=True, kw_only=True):
     """How fast appointments may be handed out, and of what form.
 
     `per_s` is what the capacity for appointments serves a second, of all gateways together.
-    `shares` are the gateways' weights, of any sum; who is not named has no calendar. `lead_ms`: how
-    far from now the first window starts. `horizon_ms` bounds every window's end, from now; see
-    `horizon_ms` for what bounds a campaign's.
+    `lead_ms`: how far from now the first window starts. `horizon_ms` bounds every window's end, from
+    now, but for who was turned away.
     """
 
     per_s: float
-    shares: Mapping[str, float] = field(default_factory=dict)
     lead_ms: int = 0
     width_ms: int = 5_000
     horizon_ms: int = HORIZON_MS_MAX
@@ -107,23 +106,20 @@ class Pace(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 0 <= self.per_s < float("inf"):
             raise ValueError(f"expected a finite pace of 0 or more a second, got {self.per_s}")
-        if any(not 0 <= weight < float("inf") for weight in self.shares.values()):
-            raise ValueError(f"expected finite shares of 0 or more, got {self.shares}")
         if not 1 <= self.width_ms <= WIDTH_MS_MAX:
             raise ValueError(f"expected a width from 1 to {WIDTH_MS_MAX} ms, got {self.width_ms}")
         if self.lead_ms < 0:
             raise ValueError(f"expected a lead of 0 ms or more, got {self.lead_ms}")
 
-    def slot_us(self, gateway_id: str) -> float | None:
-        """Return how far one window moves the gateway's cursor; None: it has no capacity.
+    @property
+    def slot_us(self) -> float | None:
+        """How far apart the windows of all gateways together are; None: there is no capacity.
 
-        So has one whose slots are longer than what anybody is booked ahead.
+        So it is where slots are longer than what anybody is booked ahead.
         """
-        weight = self.shares.get(gateway_id, 0)
-        per_s = self.per_s * (weight / sum(self.shares.values())) if weight else 0
-        if per_s * BOOKED_AHEAD_MS_MAX < 1_000:
+        if self.per_s * BOOKED_AHEAD_MS_MAX < 1_000:
             return None
-        return max(1.0, 1_000_000 / per_s)  # a microsecond is the clock's own step
+        return max(1.0, 1_000_000 / self.per_s)  # a microsecond is the clock's own step
 
 
 class Block(Struct, frozen=True):
@@ -148,23 +144,6 @@ def earns_appointment(limit: str, level: Level, intent_class: IntentClass) -> bo
         and level is not Level.CLOSED
         and intent_class is not IntentClass.ISSUANCE
     )
-
-
-def horizon_ms(
-    now_ms: int,
-    campaign_ends_ms: int | None,
-    sellout_ms: int | None,
-    *,
-    was_turned_away: bool = False,
-) -> int:
-    """Return how far from now a window may end, so that its holder finds something to buy.
-
-    `sellout_ms` is when the goods are predicted to be gone. None: not in sight. Whoever was turned
-    away from a window is not bound by the general horizon, only by what there is.
-    """
-    bounds = [end - now_ms for end in (campaign_ends_ms, sellout_ms) if end is not None]
-    bounds.append(BOOKED_AHEAD_MS_MAX if was_turned_away else HORIZON_MS_MAX)
-    return max(0, min(bounds))
 
 
 def arrival(window: Window, now_ms: int) -> Arrival:

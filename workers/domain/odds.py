@@ -1,13 +1,50 @@
-"""The odds that units come back for somebody who stands behind others."""
+"""The odds that something is left for somebody who stands behind others.
+
+They are only ever told; nothing is decided by them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
-# Of those ahead, how many take what they asked for, where nobody has counted it: the rest is refused
-# by a worker, for a coupon or a deadline. It is only ever told as odds, and decides nothing.
+from msgspec import Struct
+
+from workers.domain.outcome import Refusal
+
+# Of those ahead, how many take what they asked for, where nobody has counted it: most do, and some
+# are refused by a worker, for a coupon, a limit or a deadline.
 TAKEN_SHARE: Final = 0.95
+PRIOR_COUNT: Final = 20  # outcomes that weigh as much as what is assumed
+COUNT_MAX: Final = 1_000  # older ones fade: their weights add up to this at most
+
+# Who is refused for one of these found nothing left. It says nothing of those who did find some.
+_NOTHING_LEFT: Final = frozenset(
+    (Refusal.SOLD_OUT, Refusal.BUDGET_EXHAUSTED, Refusal.MERCHANT_UNAVAILABLE)
+)
+
+
+class Takings(Struct, frozen=True):
+    """Of those decided lately, how many took what they asked for, and how many did not, weighed."""
+
+    taken: float = 0.0
+    forgone: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The share that takes; `TAKEN_SHARE` as long as little was counted."""
+        counted = self.taken + self.forgone
+        return (self.taken + TAKEN_SHARE * PRIOR_COUNT) / (counted + PRIOR_COUNT)
+
+
+def counted(before: Takings, decided: Iterable[Refusal | None]) -> Takings:
+    """Return the count with these outcomes in it; None is a commitment."""
+    refusals = [refusal for refusal in decided if refusal not in _NOTHING_LEFT]
+    taken = before.taken + refusals.count(None)
+    forgone = before.forgone + len(refusals) - refusals.count(None)
+    kept = min(1.0, COUNT_MAX / max(1.0, taken + forgone))
+    return Takings(taken * kept, forgone * kept)
 
 
 def odds(ahead: int, left: int, amount: int, taken_share: float = TAKEN_SHARE) -> float:

@@ -43,7 +43,8 @@ class Share(Struct, frozen=True):
     """A class's part of the admitted rate, 0 to 1: at least `floor` while asked for, `cap` at most.
 
     A cap holds for every class, the first included: on the day that every order redeems, being of
-    the better class must not be a way past the limit.
+    the better class must not be a way past the limit. But no cap is so low that a class which asks
+    alone would drain the queue by which the level is held: the level would fall and rise for ever.
     """
 
     floor: float
@@ -54,7 +55,7 @@ class Share(Struct, frozen=True):
 SHARES: Final = {
     IntentClass.APPOINTMENT: Share(0.60, 0.80),
     IntentClass.REDEMPTION: Share(0.20, 0.90),
-    IntentClass.ORDER: Share(0.08, 0.60),
+    IntentClass.ORDER: Share(0.08, 0.80),
     IntentClass.ISSUANCE: Share(0.02, 0.20),
 }
 # Of the admitted rate, what is promised in windows: less than the floor of those who come back, since

@@ -50,8 +50,8 @@ _SOJOURN_MS = Gauge("tidegate_sojourn_p99_ms", "Of what was decided in the last 
 _DECIDED = Counter("tidegate_decided_heard", "Outcomes that were heard of while leading.")
 
 
-class GovernorStore:
-    """The store's functions on one connection, opened when needed and again after it broke."""
+class _Session:
+    """One connection, opened when needed and again after it broke."""
 
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._open = open_connection
@@ -63,6 +63,10 @@ class GovernorStore:
         if self._connection is None or self._connection.closed:
             self._connection = self._open()
         return self._connection
+
+
+class Blocks(_Session):
+    """Blocks of slot time as PostgreSQL records them."""
 
     def read(self) -> Mapping[str, int | None]:
         """See `store.calendars.read`."""
@@ -136,28 +140,28 @@ def build_governor(settings: Settings, listener: Listener) -> Governor:
 
 def build_calendar_keeper(settings: Settings) -> Duty:
     """Wire the duty that lets windows be handed out; the first starts after the wait of now."""
-    store = GovernorStore(opener(settings.postgres, WORKER, "governor-calendars"))
+    blocks = Blocks(opener(settings.postgres, WORKER, "governor-calendars"))
     valkey = settings.valkey
     client = open_client(valkey.url, timeout_ms=valkey.timeout_ms)
     calendar = Calendar(client, valkey.key_prefix)
 
     def keep(report: TickReport) -> object:
         policy = report.policy or Policy()
-        return keep_calendars(store, calendar, lead_ms=policy.predicted_wait_ms)
+        return keep_calendars(blocks, calendar, lead_ms=policy.predicted_wait_ms)
 
     return keep
 
 
 def build_level_noter(settings: Settings) -> Duty:
     """Wire the duty that puts changes of the level in force into the outbox."""
-    store = GovernorStore(opener(settings.postgres, WORKER, "governor-outbox"))
+    session = _Session(opener(settings.postgres, WORKER, "governor-outbox"))
 
     def note(report: TickReport) -> object:
         ordered, policy = report.ordered, report.policy or Policy()
         if ordered is not None:
             since_ms = round(ordered.ordered_at.timestamp() * 1_000)
-            return outbox.note_level(store.connection, ordered.level, "operator", since_ms)
-        return outbox.note_level(store.connection, policy.level, policy.reason, policy.since_ms)
+            return outbox.note_level(session.connection, ordered.level, "operator", since_ms)
+        return outbox.note_level(session.connection, policy.level, policy.reason, policy.since_ms)
 
     return note
 

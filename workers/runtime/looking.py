@@ -35,27 +35,27 @@ class Answer(Struct, Generic[T], frozen=True):
 
 
 class Probe(Generic[T]):
-    """Asks one dependency, one question at a time, in a daemon thread: it may hang for ever."""
+    """Asks one dependency, one question at a time. Each has a thread that ends with its answer.
+
+    A daemon thread: it may hang for ever, and then no other question is put.
+    """
 
     def __init__(self, name: str, read: Callable[[], T], timeout_s: float) -> None:
         self._name = name
         self._read = read
         self._timeout_s = timeout_s
-        self._asked = threading.Event()
         self._answered = threading.Event()
         self._asked_at: float | None = None  # None: no question is open
         self._value: T | None = None
         self._ms: float | None = None
         self._failing = False
-        self._thread = threading.Thread(target=self._run, name=f"probe {name}", daemon=True)
-        self._thread.start()
 
     def ask(self) -> None:
         """Put the question, unless the last one is still open."""
         if self._asked_at is None or self._answered.is_set():
             self._answered.clear()
             self._asked_at = time.monotonic()
-            self._asked.set()
+            threading.Thread(target=self._run, name=f"probe {self._name}", daemon=True).start()
 
     def answer(self, wait_s: float) -> Answer[T]:
         """Return the answer to the open question, waiting so long at most."""
@@ -68,22 +68,19 @@ class Probe(Generic[T]):
         return Answer(self._value, self._ms)
 
     def _run(self) -> None:
-        while True:
-            self._asked.wait()
-            self._asked.clear()
-            began = time.monotonic()
-            try:
-                self._value = self._read()
-                self._ms = (time.monotonic() - began) * 1_000
-                if self._failing:
-                    _log.info("answers again", dependency=self._name)
-                self._failing = False
-            except Exception as error:
-                self._value = self._ms = None
-                if not self._failing:
-                    _log.warning("does not answer", dependency=self._name, error=repr(error))
-                self._failing = True
-            self._answered.set()
+        began = time.monotonic()
+        try:
+            self._value = self._read()
+            self._ms = (time.monotonic() - began) * 1_000
+            if self._failing:
+                _log.info("answers again", dependency=self._name)
+            self._failing = False
+        except Exception as error:
+            self._value = self._ms = None
+            if not self._failing:
+                _log.warning("does not answer", dependency=self._name, error=repr(error))
+            self._failing = True
+        self._answered.set()
 
 
 class PostgresLook(Struct, frozen=True):

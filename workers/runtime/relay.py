@@ -16,8 +16,9 @@ from workers.contract.posting import Poster
 from workers.contract.webhook import WebhookSecrets
 from workers.domain.delivery import DAY_S, Answer, Judgement
 from workers.runtime.telemetry import serve_metrics
+from workers.service.letters import Writer
 from workers.service.redispatch import Schedule
-from workers.service.relay import Bounds, Relay, Writer
+from workers.service.relay import Bounds, Relay
 from workers.store import outbox, webhooks
 from workers.store.outbox import Entry, Result, Told
 from workers.store.pool import WORKER, Connection, opener

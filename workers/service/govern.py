@@ -30,7 +30,7 @@ from workers.contract.admission import Balance
 from workers.contract.gate import GateUnreachable, Published
 from workers.domain.governor import Sample, State, Tuning, policy_of, step, taken_over
 from workers.domain.overload import Level, Policy
-from workers.store.levers import LevelOrder
+from workers.store.levels import LevelOrder
 from workers.store.load import Load
 
 RETELL_S: Final = 1.0  # the gate forgets a balance that it was not told for 3 s

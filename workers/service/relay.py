@@ -15,29 +15,14 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import msgspec
 from msgspec import Struct
 
-from workers.contract.couponcode import CouponCodes
-from workers.contract.ids import uuid7
-from workers.contract.webhook import (
-    SOURCE,
-    SYSTEM,
-    LevelData,
-    SecretGone,
-    WebhookSecrets,
-    body_of_test,
-    headers_of,
-    intent_body,
-    intent_event_id,
-    level_body,
-    level_event_id,
-)
+from workers.contract.webhook import SYSTEM
 from workers.domain.delivery import Answer, Fate, Judgement, is_failing, judge, probe_pause_s
+from workers.service.letters import Letter, Poster, Writer, post_letter
 from workers.store.outbox import Entry, Result, Told
 from workers.store.webhooks import Endpoint, Health
 
@@ -45,7 +30,6 @@ T = TypeVar("T")
 REFRESH_S = 1.0  # a registration, a rotation or a pause by another relay is known within this
 TROUBLE_PAUSE_S = 1.0  # after an error of the database
 GATHER_S = 0.01
-_level = msgspec.json.Decoder(LevelData).decode
 
 
 class Bounds(Struct, frozen=True):
@@ -76,73 +60,6 @@ class Store(Protocol):
     def disable_gone(self, endpoint_id: int) -> bool: ...
 
 
-class Poster(Protocol):
-    """What posts; see `contract.posting.Poster`."""
-
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer: ...
-
-
-class Letter(Struct, frozen=True):
-    """An event as it is posted."""
-
-    message_id: str
-    body: bytes
-
-
-class Writer:
-    """Writes and signs letters. The same event gives the same letter, whoever writes it."""
-
-    def __init__(self, secrets: WebhookSecrets, codes: CouponCodes, source: str = SOURCE) -> None:
-        self._secrets = secrets
-        self._codes = codes
-        self._source = source
-
-    def write(self, entry: Entry, told: Told | None) -> Letter | None:
-        """Write an entry's letter; None where what it tells of is gone."""
-        if entry.subject_id == SYSTEM:
-            return self._write_level(entry)
-        if told is None:
-            return None
-        body = intent_body(
-            entry.event,
-            entry.occurred_at,
-            told.resource,
-            told.idempotency_key,
-            self._codes,
-            self._source,
-        )
-        return Letter(intent_event_id(entry.subject_id, entry.event), body)
-
-    def write_test(self, endpoint: Endpoint) -> Letter:
-        """Write a letter that says only that letters arrive; each is a new one."""
-        event_id = f"evt_{uuid7().hex}_test"
-        now = datetime.now(UTC)
-        return Letter(event_id, body_of_test(event_id, now, endpoint.gateway_id, self._source))
-
-    def sign(self, endpoint: Endpoint, letter: Letter) -> dict[str, str]:
-        """Return the headers of an attempt that is made now. Raises SecretGone."""
-        signed_by = [
-            self._secrets.secret_of(endpoint.endpoint_id, ref) for ref in endpoint.secret_refs
-        ]
-        return headers_of(letter.message_id, int(time.time()), letter.body, signed_by)
-
-    def _write_level(self, entry: Entry) -> Letter | None:
-        if entry.data is None:
-            return None
-        level = _level(entry.data)
-        event_id = level_event_id(round(level.since.timestamp() * 1000), level.level)
-        return Letter(event_id, level_body(event_id, entry.occurred_at, entry.data, self._source))
-
-
-async def post_letter(poster: Poster, writer: Writer, endpoint: Endpoint, letter: Letter) -> Answer:
-    """Sign and post; a secret that cannot be made is an answer like others."""
-    try:
-        headers = writer.sign(endpoint, letter)
-    except SecretGone as gone:
-        return Answer(error=str(gone))
-    return await poster.post(endpoint.url, headers, letter.body)
-
-
 class Lane(Struct):
     """One endpoint's: what is in hand for it, and how it fares. Times are monotonic seconds.
 
@@ -167,15 +84,22 @@ class Lane(Struct):
         """Nothing is begun sooner."""
         return max(self.paused_until, self.asked_until)
 
-    def heard(self, answer: Answer, judgement: Judgement, now: float) -> None:
-        """Learn from an answer how the endpoint fares."""
+    def heard(
+        self, answer: Answer, judgement: Judgement, now: float, *, probe: bool = False
+    ) -> None:
+        """Learn from an answer how the endpoint fares.
+
+        Once it fails, only probes tell more: posts that were under way fail all at once, and would
+        put off the first probe as if the endpoint had failed for long.
+        """
         if self.closed:
             return
         if answer.delivered:
             self.unrecorded |= self.failures > 0 or self.paused_until > now
             self.failures, self.paused_until = 0, 0.0
             return
-        self.failures += judgement.counted
+        if probe or not is_failing(self.failures):
+            self.failures += judgement.counted
         self.paused_until = now + probe_pause_s(self.failures)
         self.asked_until = max(self.asked_until, now + judgement.pauses_s)
         self.unrecorded = True
@@ -296,7 +220,7 @@ class Relay:
                     return self._put_back(entry)
                 answer = await post_letter(self._poster, self._writer, lane.endpoint, letter)
             judgement = judge(answer, entry.attempts, entry.age_s, random.random())
-            lane.heard(answer, judgement, time.monotonic())
+            lane.heard(answer, judgement, time.monotonic(), probe=probe)
             if judgement.disables:
                 self._gone.add(entry.endpoint_id)
             self._tell(entry, judgement, answer)

@@ -1,36 +1,28 @@
-"""The operator's levers: pauses, extensions and the ordered level, kept in PostgreSQL.
+"""The operator's levers on campaigns and merchants: pauses and extensions, kept in PostgreSQL.
 
-PostgreSQL is the truth of each: a lever survives every restart, and what the governor says yields to
-it. Whoever admits reads them twice a second (`workers.store.limits`). A pause takes nothing from
-who holds a receipt: it binds at the gate; a merchant's pause binds the decision too, since goods that
-nobody hands out cannot be sold.
+PostgreSQL is the truth of each: a lever survives every restart. Whoever admits reads them twice a
+second (`workers.store.limits`). A pause takes nothing from who holds a receipt: it binds at the gate;
+a merchant's pause binds the decision too, since goods that nobody hands out cannot be sold.
 
-Every function does its work, and its line in the operators' record, in one transaction of its own.
-With `dry_run` it does all of it and rolls back, and counts beforehand whom it would touch: that looks
-at every coupon and user of a campaign, and is not done when it counts. Times are judged by the
-database's clock.
+How a lever is pulled, and recorded, is `workers.store.pulling`. Times are judged by the database's
+clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 from msgspec import Struct
 
-from workers.domain.overload import Level
 from workers.store import campaigns
-from workers.store.campaigns import record_action
 from workers.store.pool import Connection
+from workers.store.pulling import LeverError, Pull, Touched, counts, record
 from workers.store.sql import queries
 
 _SQL = queries("levers")
 _CAMPAIGNS = queries("campaigns")
-
-
-class LeverError(Exception):
-    """A lever cannot be pulled so; the message says why, and what to do instead."""
 
 
 class Until(Struct, frozen=True):
@@ -38,25 +30,6 @@ class Until(Struct, frozen=True):
 
     at: datetime | None = None
     after: timedelta | None = None
-
-
-UNTIL_LIFTED = Until()
-
-
-class Pull(Struct, frozen=True, kw_only=True):
-    """Who pulls a lever and why, for the operators' record; and whether only to say what it does."""
-
-    actor: str
-    reason: str | None = None
-    dry_run: bool = False
-
-
-class Touched(Struct, frozen=True, kw_only=True):
-    """Whom a lever touches: users, the coupons they hold unredeemed, and intents in flight."""
-
-    users: int
-    coupons: int
-    in_flight: int
 
 
 class Pause(Struct, frozen=True, kw_only=True):
@@ -91,26 +64,6 @@ class Extension(Struct, frozen=True, kw_only=True):
     expired: int | None = None
 
 
-class LevelOrder(Struct, frozen=True, kw_only=True):
-    """The level that an operator ordered, and that outranks the governor's."""
-
-    level: Level
-    reason: str
-    ordered_at: datetime
-    until: datetime | None
-
-
-class LevelChange(Struct, frozen=True, kw_only=True):
-    """What an order changed. `order` None: the governor decides."""
-
-    dry_run: bool
-    changed: bool
-    order: LevelOrder | None
-    before: LevelOrder | None
-    touched: Touched | None = None
-    campaigns: int | None = None  # open now; counted in a dry run
-
-
 class Merchant(Struct, frozen=True, kw_only=True):
     """A merchant as it stands."""
 
@@ -122,47 +75,131 @@ class Merchant(Struct, frozen=True, kw_only=True):
     items: int
 
 
-# Issuance ----------------------------------------------------------------------------------------
+class IssuancePause(Struct, frozen=True, kw_only=True):
+    """An operator's pause of a campaign's issuance. `until` None: until it is lifted."""
+
+    since: datetime
+    until: datetime | None
+    reason: str | None
+
+
+class _Pausable(Struct, frozen=True, kw_only=True):
+    """What can be paused and resumed: its commands and its statements.
+
+    `noun` is its command group, and the subject in the operators' record; `count` counts whom a pause
+    touches, as fields of `Pause`.
+    """
+
+    noun: str
+    pausing: str
+    resuming: str
+    read: LiteralString
+    pause: LiteralString
+    resume: LiteralString
+    count: Callable[[Connection, Mapping[str, str]], dict[str, Any]]
+
+
+# Pauses ------------------------------------------------------------------------------------------
 
 
 def pause_issuance(connection: Connection, campaign_id: str, until: Until, pull: Pull) -> Pause:
     """Stop giving out a campaign's coupons; those that are out stay good, and so do receipts."""
-    where = {"campaign_id": campaign_id}
-    touched = _issuance_touched(connection, campaign_id) if pull.dry_run else None
+    return _pause(connection, _ISSUANCE, campaign_id, until, pull)
+
+
+def resume_issuance(connection: Connection, campaign_id: str, pull: Pull) -> Pause:
+    """Give out a campaign's coupons again; changes nothing where they are given out."""
+    return _resume(connection, _ISSUANCE, campaign_id, pull)
+
+
+def read_issuance_pause(connection: Connection, campaign_id: str) -> IssuancePause | None:
+    """Return the pause of a campaign's issuance that is in force."""
+    row = connection.execute(_SQL.issuance_pause_read, {"campaign_id": campaign_id}).fetchone()
+    return None if row is None else IssuancePause(since=row[0], until=row[1], reason=row[2])
+
+
+def pause_merchant(connection: Connection, merchant_id: str, until: Until, pull: Pull) -> Pause:
+    """Sell nothing of a merchant; intents in flight with its goods are refused when decided."""
+    return _pause(connection, _MERCHANT, merchant_id, until, pull)
+
+
+def resume_merchant(connection: Connection, merchant_id: str, pull: Pull) -> Pause:
+    """Sell a merchant's goods again; changes nothing where they are sold."""
+    return _resume(connection, _MERCHANT, merchant_id, pull)
+
+
+def _pause(
+    connection: Connection, what: _Pausable, subject: str, until: Until, pull: Pull
+) -> Pause:
+    where = {f"{what.noun}_id": subject}
+    counted = what.count(connection, where) if pull.dry_run else {}
     with connection.transaction(force_rollback=pull.dry_run):
-        _read(connection, "issuance_read", where, f"there is no campaign {campaign_id}")
+        _read(connection, what.read, where, _absent(what.noun, subject))
         ends = _instant(connection, until)
-        connection.execute(_SQL.issuance_pause, {**where, "until": ends, "reason": pull.reason})
-        _record(connection, pull, "campaign pause-issuance", f"campaign:{campaign_id}", until=ends)
+        connection.execute(what.pause, {**where, "until": ends, "reason": pull.reason})
+        action = f"{what.noun} {what.pausing}"
+        record(connection, pull, action, f"{what.noun}:{subject}", until=ends)
     return Pause(
-        subject=campaign_id,
+        subject=subject,
         dry_run=pull.dry_run,
         changed=True,
         paused=True,
         until=ends,
         reason=pull.reason,
-        touched=touched,
+        **counted,
     )
 
 
-def resume_issuance(connection: Connection, campaign_id: str, pull: Pull) -> Pause:
-    """Give out a campaign's coupons again; changes nothing where they are given out."""
-    where = {"campaign_id": campaign_id}
-    touched = _issuance_touched(connection, campaign_id) if pull.dry_run else None
+def _resume(connection: Connection, what: _Pausable, subject: str, pull: Pull) -> Pause:
+    where = {f"{what.noun}_id": subject}
+    counted = what.count(connection, where) if pull.dry_run else {}
     with connection.transaction(force_rollback=pull.dry_run):
-        paused, *_ = _read(
-            connection, "issuance_read", where, f"there is no campaign {campaign_id}"
-        )
+        paused, *_ = _read(connection, what.read, where, _absent(what.noun, subject))
         if paused:
-            connection.execute(_SQL.issuance_resume, where)
-            _record(connection, pull, "campaign resume-issuance", f"campaign:{campaign_id}")
-    return _resumed(campaign_id, pull, paused, touched)
+            connection.execute(what.resume, where)
+            action = f"{what.noun} {what.resuming}"
+            record(connection, pull, action, f"{what.noun}:{subject}")
+    return Pause(
+        subject=subject,
+        dry_run=pull.dry_run,
+        changed=paused,
+        paused=False,
+        until=None,
+        reason=None,
+        **counted,
+    )
 
 
-def _issuance_touched(connection: Connection, campaign_id: str) -> Touched:
-    users, coupons = campaigns.count_touched(connection, campaign_id)
-    row = connection.execute(_SQL.issuance_touched, {"campaign_id": campaign_id}).fetchone()
-    return Touched(users=users, coupons=coupons, in_flight=row[0] if row else 0)
+def _count_issuance(connection: Connection, where: Mapping[str, str]) -> dict[str, Any]:
+    users, coupons = campaigns.count_touched(connection, where["campaign_id"])
+    (in_flight,) = counts(connection, _SQL.issuance_touched, where)
+    return {"touched": Touched(users=users, coupons=coupons, in_flight=in_flight)}
+
+
+def _count_merchant(connection: Connection, where: Mapping[str, str]) -> dict[str, Any]:
+    users, in_flight, coupons, items, units = counts(connection, _SQL.merchant_touched, where)
+    touched = Touched(users=users, coupons=coupons, in_flight=in_flight)
+    return {"touched": touched, "items": items, "units": units}
+
+
+_ISSUANCE = _Pausable(
+    noun="campaign",
+    pausing="pause-issuance",
+    resuming="resume-issuance",
+    read=_SQL.issuance_read,
+    pause=_SQL.issuance_pause,
+    resume=_SQL.issuance_resume,
+    count=_count_issuance,
+)
+_MERCHANT = _Pausable(
+    noun="merchant",
+    pausing="pause",
+    resuming="resume",
+    read=_SQL.merchant_read,
+    pause=_SQL.merchant_pause,
+    resume=_SQL.merchant_resume,
+    count=_count_merchant,
+)
 
 
 # Validity ----------------------------------------------------------------------------------------
@@ -181,13 +218,12 @@ def extend(
     if pull.dry_run:
         users, coupons = campaigns.count_touched(connection, campaign_id)
         touched = Touched(users=users, coupons=coupons, in_flight=0)
-        row = connection.execute(_SQL.expired_count, where).fetchone()
-        expired = row[0] if row else 0
+        (expired,) = counts(connection, _SQL.expired_count, where)
     with connection.transaction(force_rollback=pull.dry_run):
         connection.execute(_CAMPAIGNS.campaign_lock, where)
         connection.execute(_CAMPAIGNS.budget_lock, where)
         ends_before, valid_before = _read(
-            connection, "window_read", where, f"there is no campaign {campaign_id}"
+            connection, _SQL.window_read, where, _absent("campaign", campaign_id)
         )
         _check_extension(campaign_id, valid_before, valid_until)
         row = connection.execute(
@@ -196,7 +232,7 @@ def extend(
         ends_at = row[0] if row else ends_before
         changed = (valid_before, ends_before) != (valid_until, ends_at)
         if changed:
-            _record(
+            record(
                 connection,
                 pull,
                 "campaign extend",
@@ -233,38 +269,6 @@ def _check_extension(campaign_id: str, before: datetime | None, wished: datetime
 # Merchants ---------------------------------------------------------------------------------------
 
 
-def pause_merchant(connection: Connection, merchant_id: str, until: Until, pull: Pull) -> Pause:
-    """Sell nothing of a merchant; intents in flight with its goods are refused when decided."""
-    where = {"merchant_id": merchant_id}
-    touched = _merchant_touched(connection, merchant_id) if pull.dry_run else {}
-    with connection.transaction(force_rollback=pull.dry_run):
-        _read(connection, "merchant_read", where, _no_merchant(merchant_id))
-        ends = _instant(connection, until)
-        connection.execute(_SQL.merchant_pause, {**where, "until": ends, "reason": pull.reason})
-        _record(connection, pull, "merchant pause", f"merchant:{merchant_id}", until=ends)
-    return Pause(
-        subject=merchant_id,
-        dry_run=pull.dry_run,
-        changed=True,
-        paused=True,
-        until=ends,
-        reason=pull.reason,
-        **touched,
-    )
-
-
-def resume_merchant(connection: Connection, merchant_id: str, pull: Pull) -> Pause:
-    """Sell a merchant's goods again; changes nothing where they are sold."""
-    where = {"merchant_id": merchant_id}
-    touched = _merchant_touched(connection, merchant_id) if pull.dry_run else {}
-    with connection.transaction(force_rollback=pull.dry_run):
-        paused, *_ = _read(connection, "merchant_read", where, _no_merchant(merchant_id))
-        if paused:
-            connection.execute(_SQL.merchant_resume, where)
-            _record(connection, pull, "merchant resume", f"merchant:{merchant_id}")
-    return _resumed(merchant_id, pull, paused, **touched)
-
-
 def list_merchants(connection: Connection) -> list[Merchant]:
     """Return all merchants by their id."""
     return [
@@ -282,95 +286,26 @@ def list_merchants(connection: Connection) -> list[Merchant]:
     ]
 
 
-def _merchant_touched(connection: Connection, merchant_id: str) -> dict[str, Any]:
-    row = connection.execute(_SQL.merchant_touched, {"merchant_id": merchant_id}).fetchone()
-    if row is None:
-        raise AssertionError("counts have a row")
-    users, in_flight, coupons, items, units = row
-    touched = Touched(users=users, coupons=coupons, in_flight=in_flight)
-    return {"touched": touched, "items": items, "units": units}
-
-
-def _no_merchant(merchant_id: str) -> str:
-    return f"there is no merchant {merchant_id}; `tidegate merchant list` names them"
-
-
-# The level ---------------------------------------------------------------------------------------
-
-
-def read_level(connection: Connection) -> LevelOrder | None:
-    """Return the order that is in force."""
-    row = connection.execute(_SQL.level_read).fetchone()
-    return None if row is None else _level_order(row)
-
-
-def order_level(
-    connection: Connection, level: Level, lasting: timedelta | None, pull: Pull
-) -> LevelChange:
-    """Order a level for the whole system, in place of any order before; it outranks the governor."""
-    if not pull.reason:
-        raise LeverError("an order needs its reason: others will ask why; give --reason")
-    counted = _level_touched(connection) if pull.dry_run else {}
-    with connection.transaction(force_rollback=pull.dry_run):
-        connection.execute(_SQL.level_lock)
-        before = read_level(connection)
-        lasting_ms = None if lasting is None else lasting // timedelta(milliseconds=1)
-        row = connection.execute(
-            _SQL.level_put, {"level": level.value, "reason": pull.reason, "for_ms": lasting_ms}
-        ).fetchone()
-        if row is None:
-            raise AssertionError("an order that was put is returned")
-        put = _level_order(row)
-        _record(connection, pull, f"level {level}", "level", until=put.until, before=before)
-    return LevelChange(dry_run=pull.dry_run, changed=True, order=put, before=before, **counted)
-
-
-def lift_level(connection: Connection, pull: Pull) -> LevelChange:
-    """Lift the order that stands: the governor decides again."""
-    counted = _level_touched(connection) if pull.dry_run else {}
-    with connection.transaction(force_rollback=pull.dry_run):
-        connection.execute(_SQL.level_lock)
-        before = read_level(connection)
-        if before is not None:
-            connection.execute(_SQL.level_lift)
-            _record(connection, pull, "level open", "level", before=before)
-    return LevelChange(
-        dry_run=pull.dry_run, changed=before is not None, order=None, before=before, **counted
-    )
-
-
-def _level_order(row: tuple[Any, ...]) -> LevelOrder:
-    level, reason, ordered_at, until = row
-    return LevelOrder(level=Level(level), reason=reason, ordered_at=ordered_at, until=until)
-
-
-def _level_touched(connection: Connection) -> dict[str, Any]:
-    row = connection.execute(_SQL.level_touched).fetchone()
-    if row is None:
-        raise AssertionError("counts have a row")
-    users, coupons, in_flight, live = row
-    touched = Touched(users=users, coupons=coupons, in_flight=in_flight)
-    return {"touched": touched, "campaigns": live}
-
-
 # What they share ---------------------------------------------------------------------------------
 
 
 def _read(
-    connection: Connection, query: str, where: Mapping[str, str], otherwise: str
+    connection: Connection, query: LiteralString, where: Mapping[str, str], otherwise: str
 ) -> tuple[Any, ...]:
-    row = connection.execute(_SQL[query], where).fetchone()
+    row = connection.execute(query, where).fetchone()
     if row is None:
         raise LeverError(otherwise)
     return row
 
 
+def _absent(noun: str, subject: str) -> str:
+    return f"there is no {noun} {subject}; `tidegate {noun} list` names them"
+
+
 def _instant(connection: Connection, until: Until) -> datetime | None:
     """Return when something ends, which must lie ahead by the database's clock."""
-    row = connection.execute(_SQL.clock_read).fetchone()
-    if row is None:
-        raise AssertionError("the clock always answers")
-    now: datetime = row[0]
+    now: datetime
+    (now,) = counts(connection, _SQL.clock_read)
     if until.after is not None:
         return now + until.after
     if until.at is not None and until.at <= now:
@@ -380,30 +315,3 @@ def _instant(connection: Connection, until: Until) -> datetime | None:
         )
         raise LeverError(msg)
     return until.at
-
-
-def _resumed(
-    subject: str,
-    pull: Pull,
-    paused: bool,
-    touched: Touched | None = None,
-    items: int | None = None,
-    units: int | None = None,
-) -> Pause:
-    return Pause(
-        subject=subject,
-        dry_run=pull.dry_run,
-        changed=paused,
-        paused=False,
-        until=None,
-        reason=None,
-        touched=touched,
-        items=items,
-        units=units,
-    )
-
-
-def _record(
-    connection: Connection, pull: Pull, action: str, subject: str, **detail: object
-) -> None:
-    record_action(connection, pull.actor, action, subject, pull.reason, **detail)

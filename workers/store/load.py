@@ -11,14 +11,12 @@ outcome on a channel anyway: whoever listens counts for nothing (`workers.runtim
 from __future__ import annotations
 
 import time
-from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
 
 from workers.contract.admission import Balance
-from workers.domain.overload import Level
-from workers.store.levers import LevelOrder
+from workers.store.levels import LevelOrder, order_of
 from workers.store.pool import Connection
 from workers.store.sql import queries
 
@@ -69,7 +67,7 @@ class LoadReader:
             overdue_ms=overdue_ms,
             open_count=open_count,
             connections_share=connections_share,
-            ordered=None if row[5] is None else _ordered(row[5:]),
+            ordered=None if row[5] is None else order_of(row[5:]),
         )
 
 
@@ -83,8 +81,3 @@ def read_balances(connection: Connection, scarce_max: int) -> list[tuple[Balance
         (Balance(key, version, available, reserved), scarce)
         for key, version, available, reserved, scarce in rows
     ]
-
-
-def _ordered(row: tuple[Any, ...]) -> LevelOrder:
-    level, reason, ordered_at, until = row
-    return LevelOrder(level=Level(level), reason=reason, ordered_at=ordered_at, until=until)

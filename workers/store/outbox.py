@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 from uuid import UUID, uuid4
 
 from msgspec import Struct
@@ -69,6 +70,23 @@ class Told(Struct, frozen=True):
 
     resource: IntentResource
     idempotency_key: str
+
+
+class Delivery(Struct, frozen=True):
+    """An event of an intent, and what became of it at one endpoint.
+
+    `next_attempt_at` None: there is none, as things stand. `last_error` is of the last attempt.
+    """
+
+    event: EventType
+    endpoint_id: int
+    url: str
+    disabled_reason: str | None  # of the endpoint
+    state: Literal["waiting", "delivered", "given_up"]
+    attempts: int
+    settled_at: datetime | None
+    next_attempt_at: datetime | None
+    last_error: str | None
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -136,6 +154,12 @@ def read_told(connection: Connection, intent_ids: Sequence[UUID]) -> dict[UUID, 
     }
 
 
+def read_deliveries(connection: Connection, intent_id: UUID) -> list[Delivery]:
+    """Return what an intent's endpoints were told and are to be told; old events are pruned."""
+    rows = connection.execute(_SQL.deliveries_read, {"intent_id": intent_id})
+    return [Delivery(EventType(event), *rest) for event, *rest in rows]
+
+
 def record(connection: Connection, results: Sequence[Result]) -> None:
     """Write what came of entries; one statement."""
     connection.execute(
@@ -156,7 +180,8 @@ def note_level(connection: Connection, level: str, reason: str, since_ms: int) -
     """Note a change of the level for every endpoint that wants it; return how many.
 
     Idempotent, and safe to be called by several: what was noted before, or is older than what was
-    noted last (`since_ms`, Unix milliseconds), is not noted.
+    noted last (`since_ms`, Unix milliseconds), is not noted. Of an operator's order the reason is
+    `operator`; what is noted after it has ended counts from then.
     """
     return connection.execute(
         _SQL.level_note,

@@ -43,5 +43,5 @@ CREATE TABLE calendars (
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
-GRANT SELECT ON level_orders, calendars TO tidegate_producer, tidegate_worker;
+GRANT SELECT ON level_orders, calendars TO tidegate_producer, tidegate_worker, tidegate_auditor;
 GRANT INSERT, UPDATE ON calendars TO tidegate_worker;

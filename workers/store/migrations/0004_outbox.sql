@@ -70,9 +70,10 @@ CREATE INDEX outbox_dead ON outbox (endpoint_id, settled_at) WHERE dead;
 CREATE TABLE noted_level (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
     level    text NOT NULL,
-    since_ms bigint NOT NULL  -- Unix milliseconds
+    since_ms bigint NOT NULL,  -- Unix milliseconds
+    reason   text NOT NULL     -- 'operator' of an order
 );
-INSERT INTO noted_level (level, since_ms) VALUES ('normal', 0);
+INSERT INTO noted_level (level, since_ms, reason) VALUES ('normal', 0, '');
 
 GRANT SELECT ON webhook_endpoints, outbox, noted_level TO tidegate_worker, tidegate_auditor;
 GRANT INSERT, DELETE ON outbox TO tidegate_worker;
@@ -80,4 +81,4 @@ GRANT UPDATE (due_at, lease_id, attempts, status_code, last_error, settled_at, d
     ON outbox TO tidegate_worker;
 GRANT UPDATE (failures, failing_since, not_before, disabled_at, disabled_reason)
     ON webhook_endpoints TO tidegate_worker;
-GRANT UPDATE (level, since_ms) ON noted_level TO tidegate_worker;
+GRANT UPDATE (level, since_ms, reason) ON noted_level TO tidegate_worker;

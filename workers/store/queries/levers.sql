@@ -7,6 +7,12 @@ SELECT issuance_paused_at IS NOT NULL
        issuance_resume_at, issuance_pause_reason
 FROM campaigns WHERE campaign_id = %(campaign_id)s FOR NO KEY UPDATE
 
+-- issuance_pause_read --
+SELECT issuance_paused_at, issuance_resume_at, issuance_pause_reason
+FROM campaigns
+WHERE campaign_id = %(campaign_id)s AND issuance_paused_at IS NOT NULL
+  AND (issuance_resume_at IS NULL OR issuance_resume_at > clock_timestamp())
+
 -- issuance_pause --
 UPDATE campaigns
 SET issuance_paused_at = clock_timestamp(), issuance_resume_at = %(until)s,
@@ -73,35 +79,3 @@ SELECT (SELECT count(DISTINCT user_id) FROM waiting), (SELECT count(*) FROM wait
           AND NOT EXISTS (SELECT FROM redemptions r WHERE r.coupon_id = c.coupon_id)),
        (SELECT count(*) FROM goods),
        (SELECT coalesce(sum(available), 0)::bigint FROM stock JOIN goods USING (campaign_id, sku))
-
--- level_read --
-SELECT level, reason, ordered_at, until FROM level_orders
-WHERE until IS NULL OR until > clock_timestamp()
-
--- level_lock --
--- One operator at a time, also while no order stands.
-SELECT pg_advisory_xact_lock(hashtext('tidegate.level'))
-
--- level_put --
-INSERT INTO level_orders (level, reason, ordered_at, until)
-VALUES (%(level)s, %(reason)s, clock_timestamp(), clock_timestamp() + %(for_ms)s * interval '1 ms')
-ON CONFLICT (only_one) DO UPDATE
-SET level = excluded.level, reason = excluded.reason, ordered_at = excluded.ordered_at,
-    until = excluded.until
-RETURNING level, reason, ordered_at, until
-
--- level_lift --
-DELETE FROM level_orders
-
--- level_touched --
--- Of the campaigns that are open now: the users they have met, and the coupons held unredeemed; and of
--- all, the intents that wait for their outcome.
-WITH live AS MATERIALIZED (
-    SELECT campaign_id FROM campaigns WHERE starts_at <= now() AND now() < ends_at
-)
-SELECT (SELECT count(DISTINCT user_id) FROM user_counters
-        WHERE campaign_id IN (SELECT campaign_id FROM live) AND used > 0),
-       (SELECT count(*) FROM coupons c
-        WHERE c.campaign_id IN (SELECT campaign_id FROM live) AND c.expired_at IS NULL
-          AND NOT EXISTS (SELECT FROM redemptions r WHERE r.coupon_id = c.coupon_id)),
-       (SELECT count(*) FROM open_intents), (SELECT count(*) FROM live)

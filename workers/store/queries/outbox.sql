@@ -50,6 +50,18 @@ RETURNING e.endpoint_id
 -- What the resource of an intent does not say of it.
 SELECT intent_id, idempotency_key FROM intents WHERE intent_id = ANY(%(intent_ids)b::uuid[])
 
+-- deliveries_read --
+-- What an intent's endpoints were told, or are to be told, in its order. Nothing is sent to an endpoint
+-- that is disabled, and nothing sooner than a failing one allows.
+SELECT o.event, o.endpoint_id, e.url, e.disabled_reason,
+    CASE WHEN o.dead THEN 'given_up' WHEN o.settled_at IS NOT NULL THEN 'delivered' ELSE 'waiting' END,
+    o.attempts, o.settled_at,
+    CASE WHEN o.settled_at IS NULL AND e.disabled_at IS NULL
+        THEN greatest(o.due_at, e.not_before) END,
+    o.last_error
+FROM outbox o JOIN webhook_endpoints e USING (endpoint_id)
+WHERE o.subject_id = %(intent_id)s ORDER BY o.entry_id
+
 -- results_record --
 -- A delivery counts whoever made it; a failure only while the lease is the teller's. What was not even
 -- attempted keeps what its last attempt left. What comes next of a settled subject is due now.
@@ -94,17 +106,32 @@ DELETE FROM outbox WHERE (subject_id, endpoint_id, entry_id) IN (
     ORDER BY settled_at LIMIT %(count_max)s)
 
 -- level_note --
--- Once for each change, whoever notes it: to every endpoint that wants it. Returns how many.
-WITH before AS MATERIALIZED (
-    SELECT level FROM noted_level WHERE level <> %(level)s AND since_ms < %(since_ms)s FOR UPDATE
-), noted AS (
-    UPDATE noted_level n SET level = %(level)s, since_ms = %(since_ms)s FROM before RETURNING 1
+-- Once for each change, whoever notes it: to every endpoint that wants it. Returns how many. While an
+-- operator's order stands nothing but its level holds. Once it has ended the governor's word holds
+-- again, from now on, however long the governor has said it. Else an older word than the last is none.
+WITH standing AS MATERIALIZED (
+    SELECT level FROM level_orders WHERE until IS NULL OR until > clock_timestamp()
+), noted AS MATERIALIZED (
+    SELECT level, since_ms, reason = 'operator' AND %(reason)s::text <> 'operator' AS order_ended
+    FROM noted_level WHERE level <> %(level)s FOR UPDATE
+), change AS MATERIALIZED (
+    SELECT level AS before, greatest(since_ms + 1, CASE
+        WHEN order_ended THEN round(1000 * extract(epoch FROM clock_timestamp()))::bigint
+        ELSE %(since_ms)s::bigint END) AS since_ms
+    FROM noted
+    WHERE CASE WHEN %(reason)s::text = 'operator' THEN EXISTS (
+                   SELECT FROM standing s WHERE s.level = %(level)s)
+               ELSE NOT EXISTS (SELECT FROM standing)
+                   AND (order_ended OR since_ms < %(since_ms)s::bigint) END
+), renoted AS (
+    UPDATE noted_level n SET level = %(level)s, since_ms = c.since_ms, reason = %(reason)s
+    FROM change c
 )
 INSERT INTO outbox (endpoint_id, subject_id, event, occurred_at, data)
-SELECT e.endpoint_id, %(subject_id)s, %(event)s, to_timestamp(%(since_ms)s / 1000.0),
-    json_build_object('level', %(level)s::text, 'before', b.level, 'reason', %(reason)s::text,
-                      'since', to_timestamp(%(since_ms)s / 1000.0))
-FROM before b CROSS JOIN webhook_endpoints e
+SELECT e.endpoint_id, %(subject_id)s, %(event)s, to_timestamp(c.since_ms / 1000.0),
+    json_build_object('level', %(level)s::text, 'before', c.before, 'reason', %(reason)s::text,
+                      'since', to_timestamp(c.since_ms / 1000.0))
+FROM change c CROSS JOIN webhook_endpoints e
 WHERE e.disabled_at IS NULL AND %(event)s = ANY(e.events)
 
 -- replayable_count --

@@ -1,4 +1,4 @@
-"""Requests as they are sent, and what answers mean. No I/O, no clock, no waiting."""
+"""What answers mean. No I/O, no clock, no waiting."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
-from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 
+from producer.client import texts
 from producer.client.faults import GatewayFault, fault
 from producer.client.model import (
     Accepted,
@@ -20,39 +20,18 @@ from producer.client.model import (
     Coupon,
     IntentResult,
     Issued,
-    Kind,
     NotAccepted,
     Order,
     Refused,
     Wish,
 )
 from producer.client.pacing import http_date, told_s
-from producer.client.texts import text
-from workers.contract.ids import uuid7
-from workers.domain.money import Money
 
 T = TypeVar("T")
 
-BATCH_MAX: Final = 500
-BATCH_BYTES_MAX: Final = 1_000_000
-PATHS: Final[Mapping[Kind, str]] = {"order": "/v1/intents", "issuance": "/v1/coupons"}
-_KEY_LENGTH_MAX: Final = 255
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PLAIN = re.compile(r"[\x21\x23-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _TICKET = re.compile(r"[\x21-\x7e]{1,2000}")
-_JSON: Final = {"content-type": "application/json"}
 _POLL_MS: Final = 500.0
 _CLOCK_S: Final = 1.0  # the API's clock is known from whole seconds
-
-
-class Request(Struct, frozen=True):
-    """One call of the API. `timeout_s` is how long the API may take for its answer."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str | bytes]
-    body: bytes
-    timeout_s: float
 
 
 class Reply(Struct, frozen=True):
@@ -91,87 +70,12 @@ class No(Struct, frozen=True, kw_only=True):
 class Doubt(Struct, frozen=True):
     """It is not known what came of it: ask again, with the same key. `told_s` is the least wait."""
 
-    told_s: float
-    message: str
-    detail: str
+    told_s: float = 0.0
+    message: str = ""
+    detail: str = ""
 
 
 Verdict = IntentResult | NotAccepted | No | Doubt | GatewayFault
-
-
-def wish(
-    kind: Kind,
-    *,
-    user_id: str,
-    campaign_id: str,
-    lines: Mapping[str, int] | None = None,
-    coupon_code: str | None = None,
-    conversation_id: str | None = None,
-    locale: str | None = None,
-    ttl_ms: int | None = None,
-    expected_total: Money | None = None,
-    idempotency_key: str | None = None,
-) -> Wish:
-    """Make a wish. Without a key it gets one of its own. Raises ValueError for a key of no use."""
-    told = idempotency_key is not None
-    key = idempotency_key if idempotency_key is not None else str(uuid7())
-    if not 1 <= len(key) <= _KEY_LENGTH_MAX or _CONTROL.search(key):
-        msg = f"idempotency_key must have 1 to {_KEY_LENGTH_MAX} characters, none of them control"
-        raise ValueError(msg)
-    if not key.isascii() and (key != key.strip() or key.startswith('"')):
-        raise ValueError("idempotency_key is not ASCII: it must not begin with a quote or a space")
-    fields = {
-        "user_id": user_id,
-        "campaign_id": campaign_id,
-        "lines": None if lines is None else [_line(sku, units) for sku, units in lines.items()],
-        "coupon_code": coupon_code,
-        "conversation_id": conversation_id,
-        "locale": locale,
-        "ttl_ms": ttl_ms,
-        "expected_total": expected_total,
-    }
-    said = {name: value for name, value in fields.items() if value is not None}
-    body = msgspec.json.encode(said).decode()
-    return Wish(kind=kind, body=body, locale=locale, idempotency_key=key, key_told=told)
-
-
-def post(sent: Wish, wait_s: int, timeout_s: float) -> Request:
-    """Post a wish; `wait_s` > 0 prefers the outcome to a receipt, if it comes in time."""
-    headers = {**_JSON, "idempotency-key": _key_header(sent.idempotency_key)}
-    if wait_s > 0:
-        headers["prefer"] = f"wait={wait_s}"
-    if sent.ticket is not None:
-        headers["tidegate-appointment"] = sent.ticket
-    return Request("POST", PATHS[sent.kind], headers, sent.body.encode(), wait_s + timeout_s)
-
-
-def post_many(sent: Sequence[Wish], timeout_s: float) -> Request:
-    """Post wishes to buy as one batch."""
-    items = b",".join(keyed_body(item) for item in sent)
-    return Request("POST", "/v1/intents/batch", dict(_JSON), b"[%b]" % items, timeout_s)
-
-
-def keyed_body(item: Wish) -> bytes:
-    """Write a wish as an item of a batch."""
-    return b'{"idempotency_key":%b,%b' % (
-        msgspec.json.encode(item.idempotency_key),
-        item.body.encode()[1:],
-    )
-
-
-def get(path: str, timeout_s: float, **query: str) -> Request:
-    """Ask something."""
-    return Request("GET", f"{path}?{urlencode(query)}" if query else path, {}, b"", timeout_s)
-
-
-def change(path: str, body: object, timeout_s: float) -> Request:
-    """Ask for something to be done that may be asked for again."""
-    return Request("POST", path, dict(_JSON), msgspec.json.encode(body), timeout_s)
-
-
-def user_path(user_id: str) -> str:
-    """Return the path of a user's coupons; a user's id may hold any character."""
-    return f"/v1/users/{quote(user_id, safe='')}/coupons"
 
 
 class _Resource(Struct):
@@ -242,12 +146,12 @@ def read(heard: Reply | Lost, sent: Wish, wall: datetime) -> Verdict:
     """
     if isinstance(heard, Lost):
         if heard.sent:
-            return Doubt(0.0, text("checking", sent.locale), heard.detail)
+            return Doubt(detail=heard.detail)
         return No(limit="connection", detail=heard.detail)
     if heard.status in (200, 202):
         resource = decoded(_resource, heard.body)
         told = None if resource is None else _told(resource, heard, sent)
-        return told or Doubt(0.0, text("checking", sent.locale), "an answer that cannot be read")
+        return told or Doubt(detail="an answer that cannot be read")
     return _read_problem(heard, sent, wall)
 
 
@@ -312,7 +216,7 @@ def _told(resource: _Resource, reply: Reply, sent: Wish) -> IntentResult | NotAc
     key, replayed = sent.idempotency_key, "idempotent-replayed" in reply.headers
     if resource.status == "not_accepted":
         return NotAccepted(
-            message=message or text("later", sent.locale),
+            message=message,
             idempotency_key=key,
             reason=resource.reason or "",
             final=resource.final,
@@ -324,9 +228,8 @@ def _told(resource: _Resource, reply: Reply, sent: Wish) -> IntentResult | NotAc
     said = {"intent_id": resource.intent_id, "idempotency_key": key, "replayed": replayed}
     match resource.status:
         case "accepted":
-            named = "accepted" if sent.kind == "order" else "accepted_issuance"
             return Accepted(
-                message=message or text(named, sent.locale),
+                message=message or texts.accepted(sent.kind, sent.locale),
                 estimated_wait_ms=int(resource.estimated_wait_ms),
                 poll_after_ms=int(max(0.0, resource.poll_after_ms)),
                 **said,  # type: ignore[arg-type]
@@ -350,8 +253,7 @@ def _read_problem(reply: Reply, sent: Wish, wall: datetime) -> No | Doubt | Gate
     # Whoever sent a key only once, and made it, knows more than an API that did not look it up.
     first = problem.code == "intake_full" and not sent.key_told and sent.doubt_since is None
     if not limited and problem.accepted != "no" and not first:
-        message = problem.message or text("checking", sent.locale)
-        return Doubt(told or 0.0, message, problem.detail)
+        return Doubt(told or 0.0, problem.message, problem.detail)
     no = No(
         limit=problem.limit or problem.code or f"http_{reply.status}",
         looked_up=problem.accepted == "no",
@@ -377,19 +279,6 @@ def _with_appointment(no: No, appointment: Appointment | None, now: datetime) ->
     told = no.told_s if within and no.told_s is not None else starts_s
     window_s = max(0.0, ends_s - told)
     return msgspec.structs.replace(no, told_s=told, appointment=appointment, window_s=window_s)
-
-
-def _line(sku: str, units: int) -> dict[str, object]:
-    return {"sku": sku, "quantity": units}
-
-
-def _key_header(key: str) -> str | bytes:
-    """Write a key bare, or as a structured-field string where bare it would be read otherwise."""
-    if _PLAIN.fullmatch(key):
-        return key
-    if key.isascii():
-        return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return key.encode()
 
 
 def _reply_of(item: _Item | None, body: bytes, batch: Reply) -> Reply | Lost:
