@@ -184,7 +184,7 @@ class _Onlooker:
             published = self._gate.policy()
         except GateUnreachable:
             return Glance(time.time(), count, reconciled=False)
-        pace = pace_of(published.policy, ("any",))
+        pace = pace_of(published.policy)
         per_s = 0.0 if pace is None else pace.per_s
         return Glance(time.time(), count, published.reconciled, per_s)
 

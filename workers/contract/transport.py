@@ -1,8 +1,12 @@
-"""Kombu's Redis transport, made to outlive what is no message.
+"""Kombu's Redis transport, made to outlive what is no message, and a server that goes away.
 
 Whatever is pushed to a queue's list is parsed in the consumer's loop, outside of Celery's care for
 what it cannot decode: an element that is no JSON, or no envelope, ends the whole worker. Here it is
 dropped with a log line, as RabbitMQ would never have let it in. It has left the list already.
+
+An acknowledgement that fails with its server keeps its place among the messages in hand, for ever:
+with a prefetch of one the consumer then asks for nothing more, never touches its connection again,
+and never learns that the server is back. Here the place is freed whatever the server says.
 """
 
 from __future__ import annotations
@@ -11,10 +15,26 @@ from typing import Any
 
 import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport.virtual import QoS as VirtualQoS
 
 _log = structlog.get_logger()
 
 _NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError)
+
+
+class QoS(redis.QoS):  # type: ignore[misc]
+    """Frees the place of a message whose acknowledgement fails.
+
+    Where the server has kept its unacknowledged record, the message comes again; so may any hint.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge; raises what the connection raises."""
+        try:
+            super().ack(delivery_tag)
+        except Exception:
+            VirtualQoS.ack(self, delivery_tag)
+            raise
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
@@ -23,6 +43,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     Making it costs as much as the exchange itself.
     """
 
+    QoS = QoS
     _kept: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
