@@ -67,7 +67,7 @@ CANCEL: Final = msgspec.json.Decoder(Cancel)
 ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 _PATH = re.compile(r"^(?P<detail>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
-_NAMED = re.compile(r"field `(?P<name>[^`]*)`$|^`(?P<first>\w+)` ")
+_NAMED = re.compile(r"field `(?P<name>[^`]*)`$|^`(?P<first>[\w.\[\]]+)` ")
 _DETAIL_LENGTH_MAX = 200  # a field's name may be as long as a body
 
 
@@ -94,6 +94,8 @@ def _invalid(text: str) -> Problem:
     named = _NAMED.search(detail)
     if named is not None:
         name = named["name"] or named["first"]
+        if named["first"]:
+            detail = detail[named.end() :]
         path = f"{path}.{name}" if path else name
     error = FieldError(path[:_DETAIL_LENGTH_MAX], detail[:_DETAIL_LENGTH_MAX])
     where = error.field or "The body"

@@ -1,11 +1,15 @@
 """Intents: what a gateway may say, strictly shaped, and what the journal keeps of it.
 
 A shape is a type: the decoder refuses unknown fields, wrong types, floats for integers and
-over-long strings, and names the field. What depends on the campaign is decided later, by a worker.
+over-long strings, and names the field. What an intent's texts may hold is checked for all of them
+together: a pattern matched for each was half of what reading an intent cost. What depends on the
+campaign is decided later, by a worker.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -23,13 +27,22 @@ TTL_MS_DEFAULT = 60_000
 # No control characters: they forge log lines, and PostgreSQL refuses NUL.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+\Z"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"  # no colon: names are parts of account names
+_NAME_IN_WORDS = "must be letters, digits, `.`, `_` or `-`, beginning with a letter or digit"
 
-UserId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
-ConversationId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
-CampaignId = Annotated[str, Meta(min_length=1, max_length=64, pattern=_NAME)]
-Sku = Annotated[str, Meta(min_length=1, max_length=64, pattern=_NAME)]
-CouponCode = Annotated[str, Meta(min_length=1, max_length=80, pattern=_PRINTABLE)]
-Locale = Annotated[str, Meta(min_length=2, max_length=35, pattern=r"^[A-Za-z0-9-]+\Z")]
+_LOCALE = r"^[A-Za-z0-9-]+\Z"
+
+
+def _text(least: int, most: int, pattern: str) -> Meta:
+    """Describe a text; its pattern is only told here, and checked by `_check`."""
+    return Meta(min_length=least, max_length=most, extra_json_schema={"pattern": pattern})
+
+
+UserId = Annotated[str, _text(1, 128, _PRINTABLE)]
+ConversationId = Annotated[str, _text(1, 128, _PRINTABLE)]
+CampaignId = Annotated[str, _text(1, 64, _NAME)]
+Sku = Annotated[str, _text(1, 64, _NAME)]
+CouponCode = Annotated[str, _text(1, 80, _PRINTABLE)]
+Locale = Annotated[str, _text(2, 35, _LOCALE)]
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
 TtlMs = Annotated[int, Meta(ge=1_000, le=600_000)]
 
@@ -67,6 +80,8 @@ class OrderIntent(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def __post_init__(self) -> None:
         if len(self.lines) > 1 and len({line.sku for line in self.lines}) < len(self.lines):
             raise ValueError("`lines` names a sku twice; add its quantities into one line")
+        _check(self.user_id, self.conversation_id, self.coupon_code)
+        _check_names(self.campaign_id, self.locale, [line.sku for line in self.lines])
 
 
 class IssuanceIntent(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,6 +92,38 @@ class IssuanceIntent(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     conversation_id: ConversationId | None = None
     locale: Locale | None = None
     ttl_ms: TtlMs = TTL_MS_DEFAULT
+
+    def __post_init__(self) -> None:
+        _check(self.user_id, self.conversation_id, None)
+        _check_names(self.campaign_id, self.locale, ())
+
+
+_is_printable = re.compile(_PRINTABLE).match
+# Names are of campaigns, items and languages: few, and the same all day.
+_is_name = lru_cache(maxsize=4_096)(re.compile(_NAME).match)
+_is_locale = lru_cache(maxsize=256)(re.compile(_LOCALE).match)
+
+
+def _check(user_id: str, conversation_id: str | None, coupon_code: str | None) -> None:
+    """Raise ValueError of a control character."""
+    together = f"{user_id}{conversation_id}{coupon_code}"  # None is letters, too
+    if together.isascii() and together.isprintable():
+        return
+    texts = {"user_id": user_id, "conversation_id": conversation_id, "coupon_code": coupon_code}
+    for field, text in texts.items():
+        if text is not None and not _is_printable(text):
+            raise ValueError(f"`{field}` holds a control character; leave it out")
+
+
+def _check_names(campaign_id: str, locale: str | None, skus: Iterable[str]) -> None:
+    """Raise ValueError of a name that is none."""
+    if not _is_name(campaign_id):
+        raise ValueError(f"`campaign_id` {_NAME_IN_WORDS}")
+    if locale is not None and not _is_locale(locale):
+        raise ValueError("`locale` is a language tag: letters, digits and `-`, such as zh-CN")
+    for place, sku in enumerate(skus):
+        if not _is_name(sku):
+            raise ValueError(f"`lines[{place}].sku` {_NAME_IN_WORDS}")
 
 
 class IntentBody(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
