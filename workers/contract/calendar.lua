@@ -92,6 +92,7 @@ local HOLDER_BYTES_MAX = 64
 
 local incarnations = {}  -- of each deployment, by the key of its calendars
 
+-- Libraries of functions share no code: `fail` and `check_call` stand in gate.lua and calendar.lua.
 local function fail(code, detail)
   error(redis.error_reply(code .. ' ' .. detail))
 end

@@ -213,6 +213,7 @@ local RECOUNT_MAX = 2000       -- Held ids counted anew in one step: about 3 ms.
 
 local incarnation = nil
 
+-- Libraries of functions share no code: `fail` and `check_call` stand in gate.lua and calendar.lua.
 local function fail(code, detail)
   error(redis.error_reply(code .. ' ' .. detail))
 end

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Container, Mapping
 
@@ -23,12 +21,13 @@ from workers.domain.governor import Tuning
 from workers.domain.overload import Level, Policy
 from workers.runtime.hearing import Listener
 from workers.runtime.looking import PostgresLooker, Probe, Sources, memory_share
+from workers.runtime.stopping import told_to_stop
 from workers.runtime.telemetry import serve_metrics
 from workers.service.appointments import keep_calendars
 from workers.service.govern import Governor, TickReport
 from workers.service.redispatch import Schedule
 from workers.store import calendars, outbox
-from workers.store.pool import WORKER, Connection, opener
+from workers.store.pool import WORKER, Session, opener
 
 _log = structlog.get_logger()
 
@@ -50,22 +49,7 @@ _SOJOURN_MS = Gauge("tidegate_sojourn_p99_ms", "Of what was decided in the last 
 _DECIDED = Counter("tidegate_decided_heard", "Outcomes that were heard of while leading.")
 
 
-class _Session:
-    """One connection, opened when needed and again after it broke."""
-
-    def __init__(self, open_connection: Callable[[], Connection]) -> None:
-        self._open = open_connection
-        self._connection: Connection | None = None
-
-    @property
-    def connection(self) -> Connection:
-        """The live connection; raises psycopg.OperationalError where none is to be had."""
-        if self._connection is None or self._connection.closed:
-            self._connection = self._open()
-        return self._connection
-
-
-class Blocks(_Session):
+class Blocks(Session):
     """Blocks of slot time as PostgreSQL records them."""
 
     def read(self) -> Mapping[str, int | None]:
@@ -80,9 +64,7 @@ class Blocks(_Session):
 def run(settings: Settings) -> int:
     """Govern until SIGTERM or SIGINT; return the exit status."""
     serve_metrics(settings.governor.metrics_port)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_stop()
     listener = _listener(settings)
     listener.start()
     governor = build_governor(settings, listener)
@@ -154,7 +136,7 @@ def build_calendar_keeper(settings: Settings) -> Duty:
 
 def build_level_noter(settings: Settings) -> Duty:
     """Wire the duty that puts changes of the level in force into the outbox."""
-    session = _Session(opener(settings.postgres, WORKER, "governor-outbox"))
+    session = Session(opener(settings.postgres, WORKER, "governor-outbox"))
 
     def note(report: TickReport) -> object:
         ordered, policy = report.ordered, report.policy or Policy()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 from uuid import UUID
 
@@ -13,10 +11,11 @@ from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.gate import Gate, open_gate
 from workers.contract.hints import hint_sender, waiting_hints
+from workers.runtime.stopping import told_to_stop
 from workers.runtime.telemetry import serve_metrics
 from workers.service.redispatch import Bounds, Redispatch, Schedule, TickReport
 from workers.store import lifecycle, redispatch
-from workers.store.pool import WORKER, Connection, opener
+from workers.store.pool import WORKER, Session, opener
 
 _log = structlog.get_logger()
 
@@ -27,19 +26,8 @@ PARTITIONS_INTERVAL_S = 3_600.0
 PARTITION_DAYS = 8  # made ahead, so that a redispatcher may be away for a week
 
 
-class RedispatchStore:
-    """The store's functions on one connection, opened when needed and again after it broke."""
-
-    def __init__(self, open_connection: Callable[[], Connection]) -> None:
-        self._open = open_connection
-        self._connection: Connection | None = None
-
-    @property
-    def connection(self) -> Connection:
-        """The live connection; raises psycopg.OperationalError where none is to be had."""
-        if self._connection is None or self._connection.closed:
-            self._connection = self._open()
-        return self._connection
+class RedispatchStore(Session):
+    """The store's functions on one connection."""
 
     def take_due(self, count_max: int, dispatch_after_ms: int) -> list[UUID]:
         """See `store.redispatch.take_due`."""
@@ -65,9 +53,7 @@ class RedispatchStore:
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
     serve_metrics(settings.redispatcher.metrics_port)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_stop()
     schedule = build_schedule(settings)
     while not stop.wait(settings.redispatcher.interval_ms / 1000):
         schedule.run_due()

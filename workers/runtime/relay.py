@@ -21,7 +21,7 @@ from workers.service.redispatch import Schedule
 from workers.service.relay import Bounds, Relay
 from workers.store import outbox, webhooks
 from workers.store.outbox import Entry, Result, Told
-from workers.store.pool import WORKER, Connection, opener
+from workers.store.pool import WORKER, Session, opener
 from workers.store.webhooks import Endpoint, Health
 
 _log = structlog.get_logger()
@@ -40,19 +40,8 @@ OLDEST = Gauge(
 )
 
 
-class RelayStore:
-    """The store's functions on one connection, opened when needed and again after it broke."""
-
-    def __init__(self, open_connection: Callable[[], Connection]) -> None:
-        self._open = open_connection
-        self._connection: Connection | None = None
-
-    @property
-    def connection(self) -> Connection:
-        """The live connection; raises psycopg.OperationalError where none is to be had."""
-        if self._connection is None or self._connection.closed:
-            self._connection = self._open()
-        return self._connection
+class RelayStore(Session):
+    """The store's functions on one connection."""
 
     def read_enabled(self) -> list[Endpoint]:
         """See `store.webhooks.read_enabled`."""

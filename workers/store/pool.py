@@ -103,3 +103,18 @@ def opener(postgres: Postgres, role: str | None, name: str) -> Callable[[], Conn
         idle_in_transaction_ms=postgres.idle_in_transaction_timeout_ms,
     )
     return lambda: connect(postgres.dsn, role, bounds, name=name)
+
+
+class Session:
+    """One connection for one thread: opened when needed, and again after it broke."""
+
+    def __init__(self, open_connection: Callable[[], Connection]) -> None:
+        self._open = open_connection
+        self._connection: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The live connection; raises psycopg.OperationalError where none is to be had."""
+        if self._connection is None or self._connection.closed:
+            self._connection = self._open()
+        return self._connection
