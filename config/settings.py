@@ -153,7 +153,7 @@ class Governor(Struct, frozen=True, forbid_unknown_fields=True):
     # a pause of a machine, shorter than the patience of a buyer.
     lease_ms: Annotated[int, Meta(ge=500, le=60_000)] = 3_000
     # What a buyer in a chat waits without asking what is wrong: the queue is kept this short.
-    target_wait_ms: Annotated[int, Meta(ge=50, le=600_000)] = 1_500
+    target_wait_ms: Annotated[int, Meta(ge=50, le=300_000)] = 1_500
     # The longest predicted wait that is let in while nothing is shed: a burst of a second or two.
     wait_max_ms: Milliseconds = 3_000
     # A dependency that has not answered within this counts as away in this look at it.
