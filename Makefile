@@ -11,7 +11,7 @@ export PIP_NO_CACHE_DIR := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test lint format bench bench-profile bench-campaign
+.PHONY: help setup demo test lint format bench bench-overload bench-profile bench-campaign
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
