@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -12,6 +13,10 @@ from psycopg import sql
 
 from deploy.embedded.cluster import Cluster
 from workers.store.migrate import migrate
+
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 _TEMPLATE = "tidegate_template"
 _numbers = itertools.count(1)

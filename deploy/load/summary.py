@@ -16,7 +16,7 @@ def lines(result: Result) -> Iterator[str]:
     load = result.load
     came = load.accepted + sum(load.refused_at_once.values()) + load.unsent + load.unknown
     yield from _title("What came")
-    yield _figure(load.intents, f"wishes to buy, in {load.sending_s:.0f} seconds")
+    yield _figure(load.intents, f"intents to buy, in {load.sending_s:.0f} seconds")
     yield _figure(
         load.repeats_answered_the_same,
         "asked a second time with the same key, and were answered with the same order",
@@ -44,7 +44,7 @@ def _verdicts(result: Result, came: int) -> Iterator[str]:
     load, audit = result.load, result.audit
     examined = sum(check.examined for check in audit.checks)
     yield from _title("Does it add up?")
-    yield _mark(came == load.intents, f"every one of {load.intents:,} wishes was answered")
+    yield _mark(came == load.intents, f"every one of {load.intents:,} intents was answered")
     yield _mark(load.holds, f"{load.accepted:,} receipts, {load.outcomes:,} outcomes, one each")
     if not load.holds:
         yield f"        {load.faults}; {load.unknown} unknown"
@@ -52,7 +52,7 @@ def _verdicts(result: Result, came: int) -> Iterator[str]:
     yield _mark(result.books_agree, "the sender's own books and the tables agree on the orders")
     yield _mark(
         audit.clean,
-        f"audit: {len(audit.checks)} rules over {examined:,} rows, "
+        f"audit: {len(audit.checks)} checks over {examined:,} rows, "
         f"{sum(check.violations for check in audit.checks):,} violations",
     )
     for check in audit.checks:

@@ -212,7 +212,7 @@ def lines(summary: Summary) -> Iterator[str]:
         + ("they add up" if summary.counts_agree else "they do NOT add up")
     )
     clean = "clean" if summary.audit_clean else f"NOT clean: {', '.join(summary.violated)}"
-    yield f"  audit: {clean} ({summary.audit_checks} rules, {summary.audit_s:.1f} s)"
+    yield f"  audit: {clean} ({summary.audit_checks} checks, {summary.audit_s:.1f} s)"
 
 
 def _told(stretch: Stretch) -> str:

@@ -28,13 +28,7 @@ def spread_campaign() -> str:
         f'[[items]]\nsku = "{sku}"\nmerchant = "tea-house"\nprice = 1800\nstock = 10_000_000'
         for sku in spread_skus()
     )
-    return f"""
-[campaign]
-id = "{SPREAD_CAMPAIGN}"
-currency = "CNY"
-time_zone = "Asia/Shanghai"
-starts_at = 2020-01-01T00:00:00
-ends_at = 2099-12-31T00:00:00
+    return f"""{_head(SPREAD_CAMPAIGN)}
 coupons_valid_until = 2099-12-31T00:00:00
 budget = 300_000_000_000
 coupons_per_user_max = 21
@@ -52,13 +46,7 @@ id = "tea-house"
 
 def scarce_campaign(units: int) -> str:
     """Return the text of a campaign of one SKU that costs nothing and of which there is little."""
-    return f"""
-[campaign]
-id = "{SCARCE_CAMPAIGN}"
-currency = "CNY"
-time_zone = "Asia/Shanghai"
-starts_at = 2020-01-01T00:00:00
-ends_at = 2099-12-31T00:00:00
+    return f"""{_head(SCARCE_CAMPAIGN)}
 orders_per_user_max = 1
 [[merchants]]
 id = "tea-house"
@@ -68,6 +56,16 @@ merchant = "tea-house"
 price = 0
 stock = {units}
 """
+
+
+def _head(campaign_id: str) -> str:
+    return f"""
+[campaign]
+id = "{campaign_id}"
+currency = "CNY"
+time_zone = "Asia/Shanghai"
+starts_at = 2020-01-01T00:00:00
+ends_at = 2099-12-31T00:00:00"""
 
 
 def scarce_posts(to: Target) -> Callable[[int, str], bytes]:

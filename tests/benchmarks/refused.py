@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -32,13 +31,12 @@ from config.settings import Secrets, Settings
 from deploy.embedded.cluster import Cluster
 from deploy.embedded.seeding import GATEWAY
 from deploy.load.wire import Target, read, target
-from producer.limits import REFRESH_INTERVAL_S
 from tests.benchmarks import kernel
 from tests.benchmarks.attribution import API, POSTGRES, VALKEY
 from tests.benchmarks.echo import echoing
 from tests.benchmarks.measuring import MeasurementError
 from tests.benchmarks.orders import Orders
-from tests.benchmarks.world import CAMPAIGN
+from tests.benchmarks.world import CAMPAIGN, in_force
 from workers.contract.couponcode import CouponCodes
 from workers.contract.ids import uuid7
 from workers.store import gateways, pool
@@ -166,7 +164,7 @@ def _limit(cluster: Cluster) -> None:
         gateways.set_quota(
             connection, GATEWAY, rate=rate, burst=burst, actor="bench", reason="measuring"
         )
-    time.sleep(2 * REFRESH_INTERVAL_S)  # until it is in force
+    in_force()
 
 
 def _posts(to: Target) -> list[bytes]:

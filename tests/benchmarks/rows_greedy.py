@@ -6,7 +6,6 @@ whose quota is all that can be served, so that load refuses as well, and what th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -29,7 +28,7 @@ from tests.benchmarks.overloading import (
     settled,
 )
 from tests.benchmarks.sender import Tally, arrivals
-from tests.benchmarks.world import World
+from tests.benchmarks.world import World, in_force
 from workers.contract.ids import uuid7
 
 # Shares of the capacity.
@@ -38,7 +37,6 @@ QUOTA = 0.4  # what either may send at first
 WIDE = 1.0  # what the greedy one may send then
 TIMES = 20  # the greedy one's quota: what it sends
 _SECONDS = 40.0
-_IN_FORCE_S = 1.5  # a quota holds at every gate within a second
 
 
 class Served(Struct, frozen=True):
@@ -112,7 +110,7 @@ def _load(
         )
         for name, due in dues.items()
     ]
-    time.sleep(_IN_FORCE_S)
+    in_force()
     course.say(f"{MODEST:g} times the capacity from one, {times:g} times from another")
     since = uuid7()
     _, tally = send(world, streams)

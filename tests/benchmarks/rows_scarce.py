@@ -9,7 +9,6 @@ that much later counts.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,14 +19,13 @@ from msgspec import Struct
 
 from config.settings import Settings, Worker
 from deploy import campaigns
-from producer.limits import REFRESH_INTERVAL_S
 from tests.benchmarks.buyers import ACCEPTED, UNCLEAR, WAIT, Buyers, Heard, as_told
 from tests.benchmarks.course import Course, Finding
 from tests.benchmarks.measuring import MeasurementError
 from tests.benchmarks.orders import SCARCE_CAMPAIGN, scarce_campaign, scarce_posts
 from tests.benchmarks.overloading import BATCH_MAX, CONNECTIONS, far_worker, open_count, wait_until
 from tests.benchmarks.sender import arrivals, percentile
-from tests.benchmarks.world import World
+from tests.benchmarks.world import World, in_force
 from workers.domain.campaign import parse
 
 BUYERS = 40_000
@@ -57,7 +55,7 @@ def scarce(course: Course) -> Finding:
     settings = Settings(worker=Worker(batch_max=BATCH_MAX))
     with World(workers=0, settings=settings) as world, far_worker(world):
         campaigns.apply(world.cluster.dsn, parse(scarce_campaign(units)))
-        time.sleep(4 * REFRESH_INTERVAL_S)  # until every process knows it
+        in_force()
         course.say(f"{buyers:,} buyers of {units:,} units in {seconds:.0f} s")
         crowd = Buyers(
             world.to,

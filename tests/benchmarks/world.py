@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from config.settings import Settings
 from deploy import campaigns
 from deploy.embedded.cluster import Cluster
 from deploy.load.wire import Target, target
+from producer.limits import REFRESH_INTERVAL_S
 from tests.benchmarks.measuring import Bench, Tables
 from tests.benchmarks.orders import (
     HOT_CAMPAIGN,
@@ -26,6 +28,12 @@ from workers.contract.couponcode import CouponCodes
 from workers.domain.campaign import parse
 
 CAMPAIGN = Path(__file__).with_name("bench.toml")
+_IN_FORCE_S = 3 * REFRESH_INTERVAL_S  # each process reads by itself, and nothing outside tells when
+
+
+def in_force() -> None:
+    """Wait until what was just changed in PostgreSQL holds at every gate."""
+    time.sleep(_IN_FORCE_S)
 
 
 class World:

@@ -162,7 +162,7 @@ def test_a_run_that_adds_up_is_good() -> None:
     assert summary.good
     text = "\n".join(campaign_report.lines(summary))
     assert "they add up" in text
-    assert "audit: clean (22 rules" in text
+    assert "audit: clean (22 checks" in text
 
 
 @pytest.mark.parametrize(

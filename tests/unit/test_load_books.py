@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.load.books import Books, State
@@ -109,7 +109,6 @@ def test_a_receipt_the_system_forgot_is_told_until_it_is_found() -> None:
 _DEEDS = st.sampled_from(["accepted", "refused", "unknown", "unsent", "cleared", "decided"])
 
 
-@settings(deadline=None)  # the machine may be busy with other tests
 @given(st.lists(st.tuples(st.integers(0, 4), _DEEDS), max_size=60))
 def test_whatever_is_answered_every_intent_stands_in_one_place(
     deeds: list[tuple[int, str]],

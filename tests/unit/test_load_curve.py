@@ -6,7 +6,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.load import profile
@@ -31,7 +31,6 @@ def test_the_qwen_curve_is_steepest_in_its_second_half() -> None:
     assert rates[0] < 0.05
 
 
-@settings(deadline=None)  # the machine may be busy with other tests
 @given(
     st.lists(st.tuples(st.floats(0.01, 100), st.floats(0, 1_000)), min_size=1, max_size=12).filter(
         lambda steps: sum(rise for _, rise in steps) > 0.01

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.load.histogram import Histogram
 
 
-@settings(deadline=None)  # the machine may be busy with other tests
 @given(
     st.lists(st.integers(0, 2**35), min_size=1, max_size=200),
     st.sampled_from([0.01, 0.5, 0.9, 0.99, 0.999, 1.0]),

@@ -42,7 +42,7 @@ def _result() -> Result:
 def test_the_summary_says_what_came_of_everything_in_plain_words() -> None:
     """Nobody needs to know a reason's name to read it."""
     text = "\n".join(summary.lines(_result()))
-    for words in ("3  wishes to buy", "2  receipts", "1  orders", "1  sold out",
+    for words in ("3  intents to buy", "2  receipts", "1  orders", "1  sold out",
                   "1  too many orders from one user", "spring-lantern-cake: all 600",
                   "1 of 2 items sold out", "All clean, after 61 seconds."):  # fmt: skip
         assert " ".join(words.split()) in " ".join(text.split())
