@@ -115,7 +115,8 @@ class Admission(Struct, frozen=True, forbid_unknown_fields=True):
     # Accepted and undecided at once; bounds the table of open intents and the gate's memory.
     in_flight_max: Annotated[int, Meta(ge=1, le=50_000_000)] = 500_000
     # Admitted per second while the gate does not know what is in flight (after a flush, at start).
-    # Also what a service rate counts for at least once no governor measures it.
+    # Also what deadlines are judged by before a service rate was measured, and what one counts for
+    # at least once no governor measures it.
     unreconciled_rate: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
 
 

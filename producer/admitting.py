@@ -103,7 +103,7 @@ class Admitting:
     def book(self, refused: Sequence[tuple[Asked, Answer]]) -> list[Answer]:
         """Give those whom load refused a place in time, where there is one; return all answers.
 
-        Windows of holders who were refused for another reason are theirs to use again.
+        Windows of holders who have no new one instead are theirs to use again.
         """
         answers = [answer for _, answer in refused]
         pace = self._pace()
@@ -115,13 +115,15 @@ class Admitting:
             elif one.keeps_place:
                 back.append(_holder(one))
         try:
-            if back:
-                self._calendar.give_back(back)
+            self._calendar.give_back(back)
             if wishes and pace is not None:
                 booked = self._calendar.book(list(wishes.values()), pace)
-                for at, window in zip(wishes, booked.windows, strict=True):
+                placed = dict(zip(wishes, booked.windows, strict=True))
+                for at, window in placed.items():
                     if window is not None:
                         answers[at] = self._with_window(refused[at], window, booked.now_ms)
+                without = [refused[at][0] for at, window in placed.items() if window is None]
+                self._calendar.give_back([_holder(one) for one in without if one.keeps_place])
         except GateUnreachable as error:
             _log.warning("no appointments", error=str(error), wishes=len(wishes))
         return answers
@@ -253,12 +255,13 @@ def _answer(one: Asked, verdict: Verdict, rules: Rules, taken_share: float) -> A
         case "stock" if verdict.final:
             return NotAccepted("sold_out", final=True)
         case "stock":
-            chance = _odds(one, verdict, rules, taken_share)
+            chance = odds(verdict.ahead, verdict.left, verdict.wanted, taken_share)
             return NotAccepted("likely_sold_out", final=False, odds=chance)
         case "budget" if verdict.final:
             return NotAccepted("budget_exhausted", final=True)
         case "budget":
-            chance = _odds(one, verdict, rules, taken_share)
+            value = verdict.wanted  # a budget is taken coupon by coupon
+            chance = odds(verdict.ahead // value, verdict.left // value, 1, taken_share)
             return NotAccepted("budget_exhausted", final=False, odds=chance)
         case "merchant":
             again = None
@@ -286,15 +289,6 @@ def _issuance_paused(verdict: Verdict, rules: Rules) -> IssuancePaused:
     if ordered.until_ms is not None:
         resume_at = datetime.fromtimestamp(ordered.until_ms / 1_000, UTC)
     return IssuancePaused(resume_at, verdict.level, "operator")
-
-
-def _odds(one: Asked, verdict: Verdict, rules: Rules, taken_share: float) -> float:
-    intent = one.posted.intent
-    if isinstance(intent, OrderIntent):
-        amount = max(line.quantity for line in intent.lines)
-        return odds(verdict.ahead, verdict.left, amount, taken_share)
-    value = rules.coupon_values.get(intent.campaign_id, 1)  # a budget is taken coupon by coupon
-    return odds(verdict.ahead // value, verdict.left // value, 1, taken_share)
 
 
 def pace_of(policy: Policy | None) -> Pace | None:

@@ -16,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -56,6 +56,8 @@ _UNHEARD = Unanswered("unknown", "postgres")
 _REFUSALS = (Limited, NotAccepted, IssuancePaused, Conflict)
 
 RETRY_PAUSE_S = 0.05  # between attempts to reach a journal that may be restarting
+UNRELEASED_MAX = 20_000  # ids kept for a gate that is away: its timeouts let few batches come
+RELEASED_AT_ONCE_MAX = 5_000  # one call of the gate, about 4 ms: a batch waits for it
 
 
 class _Pending(Struct):
@@ -92,6 +94,8 @@ class Intake:
         self._accept_timeout_s = accept_timeout_ms / 1000
         self._dispatch_after_ms = dispatch_after_ms
         self._connection: Connection | None = None
+        self._gate_answers = True
+        self._unreleased: list[UUID] = []  # not journalled; the gate may count them as in flight
 
     def submit(self, batch: Sequence[Posted]) -> list[Answer]:
         """Answer a batch, in its order. Never raises for a dependency that is away."""
@@ -99,8 +103,11 @@ class Intake:
         pending = [_Pending(posted, _digest(posted)) for posted in batch]
         admitted = self._admit(pending)
         self._append(admitted, deadline)
+        # Whatever the look-up may say, or fail to say, of their keys: their own ids are not journalled.
+        gone = {one.posted.intent_id for one in admitted if one.answer == _NO_JOURNAL}
         self._look_up([one for one in pending if not isinstance(one.answer, Accepted)], deadline)
-        self._release([one.posted.intent_id for one in admitted if not _stands(one)])
+        gone.update(one.posted.intent_id for one in admitted if not _stands(one))
+        self._release(gone)
         accepted = [one.posted.intent_id for one in admitted if isinstance(one.answer, Accepted)]
         if accepted:
             self._publish(accepted)
@@ -155,6 +162,9 @@ class Intake:
             answers = self._admitting.ask([one.asked for one in firsts if one.asked is not None])
         except GateUnreachable as error:
             _log.warning("gate unreachable", error=str(error), intents=len(firsts))
+            self._gate_answers = False
+            # The gate may have admitted them, unheard.
+            self._unreleased += [one.posted.intent_id for one in firsts]
             for one in firsts:
                 one.answer = _NO_GATE
             return []
@@ -163,6 +173,7 @@ class Intake:
             for one in firsts:
                 one.answer = _NO_JOURNAL
             return []
+        self._gate_answers = True
         for one, answer in zip(firsts, answers, strict=True):
             one.answer = answer
         return [one for one in firsts if one.answer is None]
@@ -246,13 +257,24 @@ class Intake:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _release(self, ids: list[UUID]) -> None:
-        """Give back the admission of what was not journalled under its own id."""
-        if ids:
-            try:
-                self._gate.release(ids)
-            except GateUnreachable as error:
-                _log.warning("admissions not released", error=str(error), intents=len(ids))
+    def _release(self, ids: Iterable[UUID]) -> None:
+        """Give back the admission of what was not journalled under its own id, once the gate answers.
+
+        A server that was paused may execute a lost question after its release: what that admits
+        the reconciliation removes, when it is old enough.
+        """
+        self._unreleased += ids
+        del self._unreleased[:-UNRELEASED_MAX]
+        part = self._unreleased[:RELEASED_AT_ONCE_MAX]
+        if not part or not self._gate_answers:
+            return
+        try:
+            self._gate.release(part)
+        except GateUnreachable as error:
+            self._gate_answers = False
+            _log.warning("admissions not released", error=str(error), intents=len(part))
+        else:
+            del self._unreleased[: len(part)]
 
     def _may_retry(self, error: psycopg.Error, deadline: float) -> bool:
         """Whether it is worth repeating: its connection broke, or others were in its way."""

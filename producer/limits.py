@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -183,7 +183,12 @@ class _Goods:
 
 def rules_of(rows: Rows, goods: Goods, now: datetime) -> Rules:
     """Shape what the database holds; `now` is its clock, read no later than the rows."""
-    limits = parse({name: row.rate_limits for name, row in rows.campaigns.items()}, rows.gateways)
+    inactive = dict(_inactive(rows, now))
+    limits = parse(
+        {name: row.rate_limits for name, row in rows.campaigns.items()},
+        rows.gateways,
+        over={name for name, starts_at in inactive.items() if starts_at is None},
+    )
     return Rules(
         limits=replace(
             limits,
@@ -206,7 +211,7 @@ def rules_of(rows: Rows, goods: Goods, now: datetime) -> Rules:
             if row.issuance_paused
         },
         windows={name: Term(row.starts_at, row.ends_at) for name, row in rows.campaigns.items()},
-        inactive=dict(_inactive(rows, now)),
+        inactive=inactive,
     )
 
 
@@ -220,12 +225,14 @@ def _inactive(rows: Rows, now: datetime) -> Iterator[tuple[str, datetime | None]
 
 
 def parse(
-    campaigns: Mapping[str, bytes], gateways: Mapping[str, tuple[float, int] | None]
+    campaigns: Mapping[str, bytes],
+    gateways: Mapping[str, tuple[float, int] | None],
+    over: Container[str] = (),
 ) -> Limits:
     """Shape limits: campaigns' are JSON by layer, gateways' rate and burst.
 
-    A gateway without limits of its own has those its campaign files state for gateways, the
-    tightest first; those are kept by campaign file under `gateway`.
+    A gateway without a limit of its own has the tightest that a campaign file states for gateways;
+    those of campaigns that are `over` bind nobody.
     """
     by_campaign = {}
     common: list[RateLimit] = []
@@ -235,7 +242,9 @@ def parse(
             for layer, limit in msgspec.json.decode(text).items()
         }
         if "gateway" in layers:
-            common.append(layers.pop("gateway"))
+            stated = layers.pop("gateway")
+            if campaign_id not in over:
+                common.append(stated)
         by_campaign[campaign_id] = CampaignLimits(**layers)
     tightest = min(common, key=lambda limit: limit.rate, default=None)
     by_gateway = {

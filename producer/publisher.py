@@ -4,8 +4,8 @@ The message is a hint. If it is late or lost, the intents are late: the next cla
 redispatcher finds them. So a failure here is counted and logged, and nobody waits for it.
 
 Problem: a message costs about a millisecond here and as much at the worker, and whoever it wakes
-claims all that is open, not only what it names. A hint for each batch of the intake kept workers
-busy with small batches, each of which costs nearly as much as a large one.
+claims all that is open, not only what it names. A hint for each batch of the intake would
+keep workers busy with small batches, each of which costs nearly as much as a large one.
 
     offer ──▶ waiting ──▶ hint, as far as the window of unheard ones lets
                  │            └─ heard when an outcome of it is announced, or after a while anyway
@@ -41,9 +41,8 @@ from config import failpoints
 _log = structlog.get_logger()
 
 WAITING_MAX: Final = 50_000
-WORTH: Final = (
-    5  # a fifth of a full batch costs a worker little more for each order than a full one
-)
+# A fifth of a full batch costs a worker little more for each order than a full one.
+WORTH: Final = 5
 PACE_S: Final = 0.02  # between small hints of a busy hour: less than a person or a poll notices
 PACED_MIN: Final = 10  # ids that must be expected within it, for it to be worth waiting
 UNHEARD_S: Final = 0.1  # several times what a batch takes

@@ -1,9 +1,9 @@
 """How long outcomes take at present, measured from what is announced. In the API's memory only.
 
-An intent's id tells when it was made, so every announcement is a sample of sojourn times, at no
-cost. While nothing is announced, what is known is a lower bound: the intents accepted since the
-last announcement have waited this long already. So a dead worker shows as a growing estimate, and
-not as the fast one of the last minute.
+Every announcement holds sojourn times, by the database's clock: this process's own may be wrong, and
+so may that of whoever made the ids. While nothing is announced, what is known is a lower bound: the
+intents accepted since the last announcement have waited this long already. So a dead worker shows as
+a growing estimate, and not as the fast one of the last minute.
 """
 
 from __future__ import annotations
@@ -64,16 +64,12 @@ class Sojourn:
         if self._unheard_since is None:
             self._unheard_since = time.monotonic()
 
-    def heard(self, intent_ids: Sequence[bytes]) -> None:
-        """Note an announcement of these intents (`UUID.bytes` of version 7)."""
+    def heard(self, sojourns_ms: Sequence[float]) -> None:
+        """Note an announcement, with the sojourn times of some of its intents."""
         self._unheard_since = None
-        if not intent_ids:
+        if not sojourns_ms:
             return
-        now_ms = time.time_ns() // 1_000_000
-        # The first and the last of a batch stand for it; a wrong clock must not say "never".
-        ends = (intent_ids[0], intent_ids[-1])
-        waits = [max(0, now_ms - int.from_bytes(end[:6])) for end in ends]
-        sample = min(sum(waits) / 2, 600_000.0)
+        sample = sum(sojourns_ms) / len(sojourns_ms)
         mean = self._mean_ms
         self._mean_ms = sample if mean is None else mean + _WEIGHT * (sample - mean)
 

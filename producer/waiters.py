@@ -32,7 +32,7 @@ Read = Callable[[UUID], Awaitable[IntentResource | None]]
 FIRST_LOOK_S: Final = 0.5  # after this long unheard, look into the journal
 DEAF_LOOK_S: Final = 0.1  # the same, while the channel is not heard
 LOOK_S_MAX: Final = 5.0
-SAMPLES_PER_BATCH: Final = 4  # outcomes read whoever waits: enough to count what share takes
+SAMPLES_PER_BATCH: Final = 4  # outcomes read whoever waits: what share takes, and how long it took
 
 
 class Waiters:
@@ -134,8 +134,9 @@ class Waiters:
     def _announced(self, pairs: Pairs) -> None:
         ids = [pair[0] for pair in pairs]
         self._heard(ids)
-        self.sojourn.heard(ids)
-        self.takings = _takings(self.takings, pairs)
+        some = _some(pairs)
+        self.sojourn.heard([ms for one in some if (ms := _sojourn_ms(one)) is not None])
+        self.takings = counted(self.takings, [one.refusal for one in some])
         # Reading a dictionary that the loop changes is safe: who registers later looks for itself.
         waiting = self._waiting
         found = [pair for pair in pairs if pair[0] in waiting] if waiting else []
@@ -144,13 +145,20 @@ class Waiters:
                 self._loop.call_soon_threadsafe(self._deliver, found)
 
 
-def _takings(before: Takings, pairs: Pairs) -> Takings:
-    """Count some outcomes of an announcement; what cannot be read is left out."""
+def _some(pairs: Pairs) -> list[IntentResource]:
+    """Read some outcomes of an announcement; what cannot be read is left out."""
     found = []
     for _, packed in pairs[:: max(1, len(pairs) // SAMPLES_PER_BATCH)]:
         with contextlib.suppress(msgspec.DecodeError):
-            found.append(unpack(packed).refusal)
-    return counted(before, found)
+            found.append(unpack(packed))
+    return found
+
+
+def _sojourn_ms(resource: IntentResource) -> float | None:
+    """Return how long an outcome took, by the database's clock; None: there is none."""
+    if resource.decided_at is None:
+        return None
+    return (resource.decided_at - resource.accepted_at).total_seconds() * 1_000
 
 
 class Waiter:

@@ -15,7 +15,7 @@ import click
 from deploy.cli.target import connection_settings
 
 if TYPE_CHECKING:
-    from workers.store.levers import Pause, Until
+    from workers.store.levers import Holders, Pause, Until
     from workers.store.pool import Connection
     from workers.store.pulling import Pull, Touched
 
@@ -71,10 +71,12 @@ needed_reason_option: Callable[[F], F] = click.option(
     "--reason", required=True, help="Why; others will ask. Kept in the operators' record."
 )
 until_option: Callable[[F], F] = click.option(
-    "--until", type=Moment(), help="When it ends by itself; without, when it is lifted."
+    "--until",
+    type=Moment(),
+    help="When it ends by itself; with neither this nor --for, when it is lifted.",
 )
 for_option: Callable[[F], F] = click.option(
-    "--for", "lasting", type=Duration(), help="How long it lasts, instead of --until: 30m, 2h, 1d."
+    "--for", "lasting", type=Duration(), help="How long it lasts: 30m, 2h, 1d."
 )
 
 
@@ -141,14 +143,18 @@ def told_pause(pause: Pause, what: str) -> str:
     return "\n".join([line, *touched_lines(pause.touched)])
 
 
-def touched_lines(touched: Touched | None) -> list[str]:
+def touched_lines(touched: Touched | Holders | None) -> list[str]:
     """Tell whom a lever would touch; nothing where it was not counted."""
+    from workers.store.pulling import Touched
+
     if touched is None:
         return []
-    return [
-        f"  touches {touched.users:,} users and {touched.coupons:,} coupons that are not redeemed",
-        f"  in flight: {touched.in_flight:,} intents that were accepted already",
+    lines = [
+        f"  touches {touched.users:,} users and {touched.coupons:,} coupons that are not redeemed"
     ]
+    if isinstance(touched, Touched):
+        lines.append(f"  in flight: {touched.in_flight:,} intents that were accepted already")
+    return lines
 
 
 def told_time(at: datetime) -> str:

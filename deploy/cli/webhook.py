@@ -16,7 +16,7 @@ from deploy.cli import faults, webhook_posting
 from deploy.cli.acting import connected, overlap_option, reason_option, shown_once
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
-from workers.domain.delivery import EVENTS
+from workers.domain.delivery import EVENTS, EventType
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -143,7 +143,8 @@ def test(*, endpoint_id: int, data: Path | None, as_json: bool) -> int:
 )
 @click.option(
     "--event",
-    help="One event by its id (evt_…), all of an intent by the intent's id, or all of a type.",
+    help="One event of an intent by its id (evt_…), all of an intent by the intent's id, "
+    "or all of a type.",
 )
 @click.option("--dead", "dead_only", is_flag=True, help="Only what was given up.")
 @click.option("--dry-run", is_flag=True, help="Say how many, and deliver nothing.")
@@ -261,6 +262,12 @@ def _wanted(since: datetime | None, event: str | None, *, dead_only: bool) -> Wa
         return Wanted(since=at, dead_only=dead_only)
     if event in EVENTS:
         return Wanted(since=at, event=event, dead_only=dead_only)
+    if event.startswith("evt_level_"):
+        msg = (
+            f"{event!r} tells of no intent; write `--event {EventType.LEVEL_CHANGED.value} "
+            "--since T`, with the time of the change"
+        )
+        raise click.BadParameter(msg, param_hint="--event")
     named = intent_of_event_id(event)
     if named is not None:
         return Wanted(since=at, subject_id=named[0], event=f"%.{named[1]}", dead_only=dead_only)

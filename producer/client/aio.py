@@ -21,7 +21,7 @@ import httpx
 from producer.client import transport
 from producer.client.core import Core
 from producer.client.faults import GatewayFault
-from producer.client.flow import Flow, Options, Pause
+from producer.client.flow import Flow, Options, Pause, naming_the_key
 from producer.client.model import (
     Accepted,
     Cancelled,
@@ -198,9 +198,10 @@ class AsyncGateway:
         loop = asyncio.get_running_loop()
         ends = loop.time() + pause.seconds
         if pause.notice is not None and on_wait is not None:
-            heard = on_wait(pause.notice)
-            if inspect.isawaitable(heard):
-                await heard
+            with naming_the_key(pause.notice):
+                heard = on_wait(pause.notice)
+                if inspect.isawaitable(heard):
+                    await heard
         try:
             async with asyncio.timeout_at(ends):
                 await self._closing.wait()
@@ -210,7 +211,7 @@ class AsyncGateway:
 
     async def _send(self, request: Request) -> Reply | Lost:
         try:
-            async with asyncio.timeout(request.timeout_s + self._core.options.connect_timeout_s):
+            async with asyncio.timeout(transport.whole_s(request, self._core.options)):
                 async with self._client.stream(
                     **transport.arguments(request, self._core.options)
                 ) as response:

@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from producer.client import replies, requests, texts
 from producer.client.faults import GatewayFault
-from producer.client.flow import RETRY_S, Flow, Shared
+from producer.client.flow import RETRY_S, Flow, Shared, pause
 from producer.client.model import (
     Accepted,
     Cancelled,
@@ -91,12 +91,16 @@ class Core(Shared):
         """Send many wishes to buy, 500 at a time; return what came of each, in order.
 
         Nobody waits for outcomes or turns: what is accepted can be followed, what is turned away
-        resumed. Only what is in doubt is asked for again.
+        resumed. Only what is in doubt is asked for again. What was not sent when the client is being
+        closed is turned away by the client itself.
         """
         ends = self.ends(patience_s)
         results: list[SubmitResult | GatewayFault] = []
         for chunk in chunks(wishes):
-            results += yield from submit_chunk(self, chunk, ends)
+            if not results or (yield from pause(0.0)):
+                results += yield from submit_chunk(self, chunk, ends)
+            else:
+                results += [Submission(self, wish, ends).held_back() for wish in chunk]
         return results
 
     def follow(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -65,6 +66,16 @@ def pause(seconds: float, notice: WaitNotice | None = None) -> Flow[bool]:
     go_on = yield Pause(seconds, notice)
     assert isinstance(go_on, bool), "a pause is answered by whether to go on"
     return go_on
+
+
+@contextmanager
+def naming_the_key(notice: WaitNotice) -> Iterator[None]:
+    """Note in what is raised which wish was waiting: its key may be known to nobody else."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"while a wish waited; its idempotency key: {notice.idempotency_key}")
+        raise
 
 
 def is_taken(heard: Reply | Lost) -> bool:

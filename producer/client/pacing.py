@@ -17,7 +17,7 @@ _SPREAD: Final = 0.1  # of a wait, added so that those who were told the same do
 _SPREAD_MIN_S: Final = 0.1
 _WINDOW_SPREAD_S_MAX: Final = 2.0
 _CLOCK_S: Final = 1.0
-_WAIT_S_MAX: Final = 366 * 86_400.0  # what is beyond it is nonsense, and no date
+WAIT_S_MAX: Final = 366 * 86_400.0  # what is beyond it is nonsense, and no date
 
 
 class RetryBudget:
@@ -172,13 +172,13 @@ def told_s(retry_after: str | None, retry_after_ms: float | None, now: datetime)
         waits.append(float(header[:9]))
     elif header and (date := http_date(header)) is not None:
         waits.append((date - now).total_seconds())
-    return min(max(0.0, *waits), _WAIT_S_MAX) if waits else None
+    return min(max(0.0, *waits), WAIT_S_MAX) if waits else None
 
 
 def http_date(header: str | None) -> datetime | None:
     """Read an HTTP date; None for anything else."""
     try:
         date = parsedate_to_datetime(header or "")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return None if date.tzinfo is None else date

@@ -25,7 +25,7 @@ from producer.client.model import (
     Refused,
     Wish,
 )
-from producer.client.pacing import http_date, told_s
+from producer.client.pacing import WAIT_S_MAX, http_date, told_s
 
 T = TypeVar("T")
 
@@ -197,7 +197,7 @@ def wait_told_s(reply: Reply, wall: datetime) -> float | None:
     now = server_now(reply, wall)
     told = told_s(reply.headers.get("retry-after"), problem.retry_after_ms, now)
     if problem.resume_at is not None and problem.resume_at.tzinfo is not None:
-        told = max(told or 0.0, (problem.resume_at - now).total_seconds())
+        told = max(told or 0.0, min((problem.resume_at - now).total_seconds(), WAIT_S_MAX))
     return told
 
 
@@ -273,7 +273,7 @@ def _with_appointment(no: No, appointment: Appointment | None, now: datetime) ->
     starts, ends = appointment.not_before, appointment.not_after
     if starts.tzinfo is None or ends.tzinfo is None:
         return no
-    starts_s = max(0.0, (starts - now).total_seconds())
+    starts_s = min(max(0.0, (starts - now).total_seconds()), WAIT_S_MAX)
     ends_s = (ends - now).total_seconds()
     within = no.told_s is not None and starts_s <= no.told_s <= ends_s - _CLOCK_S
     told = no.told_s if within and no.told_s is not None else starts_s

@@ -18,7 +18,7 @@ import httpx
 from producer.client import transport
 from producer.client.core import Core
 from producer.client.faults import GatewayFault
-from producer.client.flow import Flow, Options, Pause
+from producer.client.flow import Flow, Options, Pause, naming_the_key
 from producer.client.model import (
     Accepted,
     Cancelled,
@@ -51,7 +51,8 @@ class Gateway:
     `url` is the API's root, `key` the gateway's. `verify` is as in httpx. In every call `patience_s`
     bounds how long it waits (`Options`), and `on_wait` hears of waits before they begin. Raises
     GatewayFault where the API will never take the call as it is, ValueError for arguments of no use,
-    RuntimeError after `close`.
+    RuntimeError after `close`. What `on_wait` raises ends the call, with a note (`__notes__`) of the
+    wish's idempotency key: it may be accepted, so look it up (`find`) before you make another.
     """
 
     def __init__(
@@ -192,11 +193,12 @@ class Gateway:
     def _pause(self, pause: Pause, on_wait: OnWait | None) -> bool:
         began = time.monotonic()
         if pause.notice is not None and on_wait is not None:
-            on_wait(pause.notice)
+            with naming_the_key(pause.notice):
+                on_wait(pause.notice)
         return not self._closing.wait(max(0.0, pause.seconds - (time.monotonic() - began)))
 
     def _send(self, request: Request) -> Reply | Lost:
-        ends = time.monotonic() + request.timeout_s
+        ends = time.monotonic() + transport.whole_s(request, self._core.options)
         try:
             with self._client.stream(
                 **transport.arguments(request, self._core.options)
@@ -204,7 +206,8 @@ class Gateway:
                 body = bytearray()
                 for piece in response.iter_bytes():
                     body += piece
-                    if len(body) > transport.BODY_BYTES_MAX or time.monotonic() > ends:
+                    late = time.monotonic() > ends and not transport.is_whole(response)
+                    if late or len(body) > transport.BODY_BYTES_MAX:
                         return transport.UNENDING
                 return transport.reply(response, bytes(body))
         except transport.ERRORS as error:

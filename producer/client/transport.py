@@ -62,6 +62,20 @@ def arguments(request: Request, options: Options) -> dict[str, Any]:
     }
 
 
+def whole_s(request: Request, options: Options) -> float:
+    """Return how long a call may last in all: its wait for a connection, connecting, its answer.
+
+    httpx bounds each of them, but an answer only from one byte to the next.
+    """
+    return options.timeout_s + options.connect_timeout_s + request.timeout_s
+
+
+def is_whole(response: httpx.Response) -> bool:
+    """Tell whether an answer that says how long it is has come to its end."""
+    length = response.headers.get("content-length", "")
+    return length.isdecimal() and response.num_bytes_downloaded >= int(length[:18])
+
+
 def reply(response: httpx.Response, body: bytes) -> Reply:
     """Keep of an answer what the flows read."""
     return Reply(response.status_code, dict(response.headers), body)

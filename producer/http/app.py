@@ -163,7 +163,8 @@ def _open(path: str) -> str:
 
 async def _send(reply: Reply, send: Send) -> None:
     status, body, headers = reply
-    headers.append((b"content-length", b"%d" % len(body)))
+    if status != 204:  # it has no content, and may not name its length
+        headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

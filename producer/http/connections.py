@@ -61,7 +61,8 @@ class Connection(HttpToolsProtocol):
         self.hot_body: bytes | None = None  # what came of it, while a hot call is being received
         self.receiving_since: float | None = None
         self.idle_since: float | None = None  # after an answer on the short way
-        self.header_bytes = 0
+        self.in_head = True
+        self.bytes_beside = 0  # came in a row, and were no body: of a head, or after it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, unless there are too many."""
@@ -82,32 +83,39 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # uvicorn leaves it ticking where the caller broke off
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; give up on a header that does not end."""
+        """Parse what came; give up on a head, or on trailers, without an end."""
         if self.receiving_since is None:
             self.receiving_since = self.loop.time()
             self.idle_since = None
+        self.bytes_beside += len(data)  # whatever the parser gets on with begins it anew
         super().data_received(data)
-        if self.header_bytes >= 0:
-            self.header_bytes += len(data)
-            if self.header_bytes > HEADER_BYTES_MAX and not self.transport.is_closing():
+        if self.bytes_beside > HEADER_BYTES_MAX and not self.transport.is_closing():
+            if self.in_head:
                 self.transport.write(_TOO_LARGE)
-                self.transport.close()
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         # uvicorn makes a scope here; it is made where it is needed.
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self.header_bytes = 0
+        self.in_head = True
+        self.bytes_beside = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:  # a trailer comes too late to be a field: the call may be answered by then
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self.header_bytes = -1
+        self.in_head = False
+        self.bytes_beside = 0
         if self.url == _HOT_URL and self._is_plain_post():
             self.hot_body = b""
         else:
             self._go_uvicorns_way()
 
     def on_body(self, body: bytes) -> None:
+        self.bytes_beside = 0
         if self.hot_body is None:
             super().on_body(body)
             return
@@ -117,6 +125,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.receiving_since = None
+        self.bytes_beside = 0
         if self.hot_body is not None:
             before, self.cycle = self.cycle, _HotCycle(self, self.parser.should_keep_alive())
             if self.hot(self.headers, self.hot_body, self.cycle.tell):

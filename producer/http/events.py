@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from msgspec.structs import replace
 
 from producer.http import render
-from producer.http.calls import Call, Stream
+from producer.http.calls import Call, Reply, Stream
 from producer.http.intents import own_intent
 from producer.http.problems import Code, Problem
 from workers.contract.resource import IntentResource
@@ -23,11 +23,16 @@ _HEADERS = [
 ]
 
 
-async def get_events(call: Call) -> Stream:
-    """`GET /v1/intents/{intent_id}/events`: `accepted` (id 1), `outcome` (id 2), and the end."""
+async def get_events(call: Call) -> Reply | Stream:
+    """`GET /v1/intents/{intent_id}/events`: `accepted` (id 1), `outcome` (id 2), and the end.
+
+    Who has heard all there is gets a 204: by it an EventSource knows not to come again.
+    """
     gateway = await call.authorise("intents:read")
     resource = await own_intent(call, gateway)
     last = call.headers.get(b"last-event-id", b"").strip()
+    if last == b"2":
+        return Reply(204, b"", [])
     if call.api.waiters.count >= WAITERS_MAX:
         raise Problem(
             Code.REDUCED_CAPACITY,
@@ -40,8 +45,6 @@ async def get_events(call: Call) -> Stream:
 
 async def _pieces(call: Call, resource: IntentResource, last: bytes) -> AsyncGenerator[bytes, None]:
     yield b"retry: %d\n\n" % _RETRY_MS
-    if last == b"2":
-        return  # it has heard all there is
     if last != b"1":
         yield _event(call, 1, "accepted", _undecided(resource))
     decided = resource if resource.decided_at is not None else None

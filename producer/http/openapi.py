@@ -246,10 +246,9 @@ def _answers(operation: Operation, messages: Messages) -> dict[str, Any]:
 
 
 def _good(answer: Answer) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "description": answer.description,
-        "content": {answer.media_type: _content(answer)},
-    }
+    described: dict[str, Any] = {"description": answer.description, "content": {}}
+    if answer.media_type:
+        described["content"][answer.media_type] = _content(answer)
     if answer.headers:
         described["headers"] = {
             name: {"description": _HEADERS[name], "schema": {"type": "string"}}

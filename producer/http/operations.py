@@ -18,14 +18,15 @@ TEXT: Final = "text/plain"
 class Answer(NamedTuple):
     """A good answer. `example` is its body, as JSON or as text.
 
-    `others` are the shapes it may have instead, each with an example.
+    `others` are the shapes it may have instead, each with an example. Without a media type there is
+    no body.
     """
 
     status: int
     description: str
-    media_type: str
-    schema: type | dict[str, Any]
-    example: Any
+    media_type: str = ""
+    schema: type | dict[str, Any] = {}  # noqa: RUF012 - nobody writes into it
+    example: Any = None
     headers: tuple[str, ...] = ()
     others: tuple[tuple[type, Any], ...] = ()
 
@@ -186,6 +187,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
                 {"type": "string"},
                 examples.EVENTS,
             ),
+            Answer(204, "`Last-Event-ID` is the outcome's: there is no more, and no need to ask."),
         ),
         (*_READ, Code.NOT_FOUND, Code.REDUCED_CAPACITY),
         (

@@ -44,6 +44,7 @@ def candidates(count: int = 1, **fields: Any) -> list[Candidate]:
         "campaign_id": "c-1",
         "conversation_id": "talk-1",
         "skus": ("tea",),
+        "ttl_ms": 600_000,  # the longest there is: a deadline binds where a test is of it
     } | fields
     return [Candidate(intent_id=intent_id, **given) for intent_id in uuid7_many(count)]
 

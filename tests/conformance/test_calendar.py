@@ -352,7 +352,6 @@ def test_who_comes_early_has_used_nothing(valkey_url: str) -> None:
     calendar, client = _ready(valkey_url), redis.Redis.from_url(valkey_url)
     window = _open(client, ago_ms=-300)
     assert calendar.use([_holder(window)]) == [Arrival.EARLY]
-    assert client.keys("{test}:appointment:*") == []
     _wait_until(valkey_url, window.starts_ms)
     assert calendar.use([_holder(window)]) == [Arrival.IN_WINDOW]
 
@@ -406,6 +405,21 @@ def test_a_ticket_outlives_the_gates_memory(valkey_url: str) -> None:
     calendar, client = _ready(valkey_url), redis.Redis.from_url(valkey_url)
     window = _open(client)
     client.flushall()
+    assert calendar.use([_holder(window), _holder(window)]) == [Arrival.IN_WINDOW, Arrival.USED]
+
+
+def test_an_early_holder_whom_the_gate_has_forgotten_is_told_its_window_again(
+    valkey_url: str,
+) -> None:
+    """It has no second one, and comes in the first; a later ticket does not take its place."""
+    calendar, client = _ready(valkey_url), redis.Redis.from_url(valkey_url)
+    window = _open(client, ago_ms=-1_000)
+    later = Window(window.starts_ms + 1, window.ends_ms + 1)
+    assert calendar.use([_holder(window), _holder(later)]) == [Arrival.EARLY] * 2
+    (key,) = client.keys("{test}:appointment:*")
+    assert 0 < client.pttl(key) <= window.grace_ends_ms - window.starts_ms + 1_000
+    assert calendar.book(_wishes(1), PACE).windows == [window]
+    _wait_until(valkey_url, window.starts_ms)
     assert calendar.use([_holder(window), _holder(window)]) == [Arrival.IN_WINDOW, Arrival.USED]
 
 
@@ -621,6 +635,25 @@ PACKED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("function", "told"), [("book_2", [0, 0]), ("use", [0]), ("give_back", 0), ("extend", 1)]
+)
+def test_the_calls_that_malformed_ones_differ_from_are_good(
+    valkey_url: str, function: str, told: object
+) -> None:
+    """Or nothing could be learned from those."""
+    _calendar(valkey_url).begin()
+    client = redis.Redis.from_url(valkey_url)
+    packed = msgspec.msgpack.encode(PACKED[function])
+    reply = _fcall(client, function, packed)
+    assert (msgspec.msgpack.decode(reply)[1:] if isinstance(reply, bytes) else reply) == told
+
+
+def _fcall(client: redis.Redis, function: str, packed: bytes) -> Any:
+    keys = [HASH, ASKED] if function == "book_2" else [HASH]
+    return client.fcall(f"tidegate_calendar_{function}", len(keys), *keys, 1, packed)
+
+
 def _wrong(function: str, at: int, value: object) -> tuple[str, bytes]:
     packed = list(PACKED[function])
     packed[at] = value
@@ -650,9 +683,8 @@ def test_a_malformed_call_writes_nothing(valkey_url: str, function: str, packed:
     _calendar(valkey_url).begin()
     client = redis.Redis.from_url(valkey_url)
     before = client.hgetall(HASH)
-    keys = [HASH, ASKED] if function == "book_2" else [HASH]
     with pytest.raises(redis.ResponseError, match=r"^TIDEGATE_USAGE "):
-        client.fcall(f"tidegate_calendar_{function}", len(keys), *keys, 1, packed)
+        _fcall(client, function, packed)
     assert (client.hgetall(HASH), client.dbsize()) == (before, 1)
 
 

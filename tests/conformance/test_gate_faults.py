@@ -14,10 +14,20 @@ import pytest
 import redis
 from gate_world import NO_LIMITS, OwnValkey, admitted, aged_candidates, candidates, open_gate
 
-from workers.contract.gate import Gate, GateUnreachable, Limits, RateLimit, open_client
+from workers.contract.gate import (
+    Balance,
+    Gate,
+    GateUnreachable,
+    Limits,
+    RateLimit,
+    Units,
+    open_client,
+)
 from workers.contract.ids import uuid7
+from workers.domain.overload import Level, Policy
 
 TIMEOUT_MS = 5_000
+BALANCE = Balance("stock:c-1:tea", 1, 10, 0)
 ADMIT_KEYS = [
     f"{{test}}:{name}"
     for name in (
@@ -37,6 +47,10 @@ def _calls(gate: Gate) -> list[Callable[[], Any]]:
         lambda: gate.admit(candidates(3), NO_LIMITS),
         lambda: gate.settle([uuid7()], b"x"),
         lambda: gate.release([uuid7()]),
+        lambda: gate.tell_balances([BALANCE]),
+        lambda: gate.take_lead("one", 1_000),
+        lambda: gate.publish(Policy(), epoch=1, lease_ms=1_000),
+        gate.policy,
         gate.in_flight,
         gate.reconciled,
         lambda: gate.reconcile(list),
@@ -171,11 +185,21 @@ def test_one_access_rule_covers_a_deployment(own_valkey: OwnValkey) -> None:
     url = f"{own_valkey.url}?username=gate&password=pass"
     gate = _gate(url)
     assert gate.reconcile(list).finished
-    wanted = candidates(3)
+    gate.tell_balances([BALANCE])
+    epoch = gate.take_lead("one", 60_000)
+    assert epoch is not None
+    shedding = Policy(level=Level.SHEDDING, admitted_per_s=1_000)
+    assert gate.publish(shedding, epoch=epoch, lease_ms=60_000)
+    assert gate.policy().current == shedding
+    wanted = candidates(3, units=(Units(BALANCE.key, 1),))
     limits = Limits(gateways={"g-1": RateLimit(rate=10, burst=10)})
-    assert admitted(gate.admit(wanted, limits)) == [True] * 3
-    gate.settle([candidate.intent_id for candidate in wanted], b"told")
+    verdicts = gate.admit(wanted, limits)
+    assert [(v.admitted, v.level) for v in verdicts] == [(True, Level.SHEDDING)] * 3
+    gate.release([wanted[0].intent_id])
+    gate.settle([candidate.intent_id for candidate in wanted], b"told", [BALANCE])
     assert gate.in_flight() == 0
+    assert gate.reconciled()
+    assert gate.reconcile(list).finished
 
 
 def test_a_client_with_hidden_retries_is_refused() -> None:

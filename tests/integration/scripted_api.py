@@ -25,7 +25,10 @@ class Heard(NamedTuple):
 
 
 class Scripted:
-    """The script, and what was heard. `say` answers, or returns None to drop the connection."""
+    """The script, and what was heard. `say` answers, or returns None to drop the connection.
+
+    A body that is an iterator is sent piece by piece, under a length that it is to have told itself.
+    """
 
     def __init__(self, say: Callable[[Heard], Said | None]) -> None:
         self.say = say
@@ -87,12 +90,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         status, told, more = said
-        content = told if isinstance(told, bytes) else json.dumps(told).encode()
+        if isinstance(told, Iterator):
+            pieces, length = told, {}
+        else:
+            content = told if isinstance(told, bytes) else json.dumps(told).encode()
+            pieces, length = iter([content]), {"content-length": str(len(content))}
         self.send_response(status)
-        for name, value in {"content-length": str(len(content)), **more}.items():
+        for name, value in {**length, **more}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        try:
+            for piece in pieces:
+                self.wfile.write(piece)
+        except OSError:  # the caller has had enough
+            self.close_connection = True
 
     do_POST = do_GET  # noqa: N815  # as above
 

@@ -131,7 +131,8 @@ def test_near_its_start_or_its_end_the_worker_decides(
         assert isinstance(answer, Accepted)
     world.processor().run([])
     reasons = world.rows(
-        "SELECT reason = 'campaign_not_active', starts_at <= accepted_at AND accepted_at < ends_at"
+        "SELECT coalesce(reason, '') = 'campaign_not_active',"
+        " starts_at <= accepted_at AND accepted_at < ends_at"
         " FROM outcomes JOIN intents USING (intent_id) JOIN campaigns USING (campaign_id)"
     )
     assert len(reasons) == 2

@@ -22,6 +22,7 @@ from workers.contract.gate import Gate, open_client
 from workers.contract.ids import uuid7
 from workers.contract.ticket import Tickets
 from workers.domain.appointment import Block, Pace, Window
+from workers.domain.odds import odds
 from workers.domain.overload import APPOINTMENT_SHARE, IntentClass, Level, Policy
 
 TICKETS = Tickets(MASTER)
@@ -224,6 +225,36 @@ def test_a_holder_refused_by_what_is_no_load_has_its_window_again(valkey_url: st
     assert second.keeps_place
 
 
+def test_a_holder_turned_away_without_a_new_window_has_its_own_again(valkey_url: str) -> None:
+    """For another intent as well: nobody got anything for it."""
+    rules = Rules(limits=Limits(ordered=Policy(level=Level.SHEDDING, admitted_per_s=0.001)))
+    asking = _admitting(valkey_url, rules)
+    assert _answers(asking, _holder(valkey_url, "u-0")) == [None]
+    first = _asked(_holder(valkey_url))
+    refused = _refused(first, asking)
+    assert first.keeps_place
+    assert asking.book([refused]) == [refused[1]]  # no calendar has begun
+    second = Asked(replace(order(), appointment=first.posted.appointment), uuid7())
+    asking.ask([second])
+    assert second.keeps_place
+
+
+def test_who_comes_early_after_a_flush_is_told_its_window_again(valkey_url: str) -> None:
+    """A second one would make the first worth nothing."""
+    _calendar(valkey_url)
+    asking = _admitting(valkey_url, Rules(limits=SHEDDING))
+    assert _answers(asking, order("u-0")) == [None]
+    now_ms = _now_ms(valkey_url)
+    window = Window(now_ms + 30_000, now_ms + 35_000)  # before any that the calendar may give
+    ticket = TICKETS.sign(GATEWAY, "u-1", "spring", window)
+    early = _asked(replace(order("u-1"), appointment=ticket))
+    (answer,) = asking.book([_refused(early, asking)])
+    assert isinstance(answer, Limited)
+    assert answer.appointment is not None
+    assert answer.appointment.ticket == ticket
+    assert not early.keeps_place
+
+
 def test_nobody_is_booked_for_when_what_he_wants_will_be_gone(valkey_url: str) -> None:
     """Beyond the predicted sell-out a window would be an empty promise."""
     _calendar(valkey_url)
@@ -325,14 +356,26 @@ def test_what_is_gone_is_told_for_good_and_what_is_scarce_with_the_odds(
     """A business answer, whatever the level; only committed nothing is final."""
     gate, rules = open_gate(valkey_url), Rules(coupon_values={"spring": 1})
     asking = _admitting(valkey_url, rules, gate=gate, level=Level.NORMAL)
-    gate.tell_balances([Balance(key, 1, 0, 5)])
-    (answer,) = _answers(asking, posted())
-    assert isinstance(answer, NotAccepted)
-    assert (answer.reason, answer.final) == (scarce, False)
-    assert answer.odds is not None
-    assert 0 <= answer.odds <= 1
+    gate.tell_balances([Balance(key, 1, 1, 0)])
+    last = NotAccepted(scarce, final=False, odds=odds(ahead=1, left=1, amount=1))
+    assert _answers(asking, posted(), posted()) == [None, last]
     gate.tell_balances([Balance(key, 2, 0, 0)])
     assert _answers(asking, posted()) == [NotAccepted(gone, final=True)]
+
+
+@pytest.mark.parametrize("lines", [(("tea", 1), ("milk", 5)), (("milk", 5), ("tea", 1))])
+def test_the_odds_are_of_what_is_short_whatever_stands_beside_it(
+    valkey_url: str, lines: tuple[tuple[str, int], ...]
+) -> None:
+    """One is left of the tea, and one is ahead; there is milk for all."""
+    gate = open_gate(valkey_url)
+    gate.tell_balances(
+        [Balance("stock:spring:tea", 1, 1, 0), Balance("stock:spring:milk", 1, 100, 0)]
+    )
+    asking = _admitting(valkey_url, gate=gate, level=Level.NORMAL)
+    short = NotAccepted("likely_sold_out", final=False, odds=odds(ahead=1, left=1, amount=1))
+    assert 0 < odds(ahead=1, left=1, amount=1) < 1
+    assert _answers(asking, order(), order(lines=lines)) == [None, short]
 
 
 def test_closed_is_told_as_a_limit_to_orders_and_wishes_alike(valkey_url: str) -> None:

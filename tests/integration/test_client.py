@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -240,22 +241,85 @@ def test_an_api_that_hangs_is_not_waited_for_for_ever() -> None:
         ending.wait(10)
         return None
 
+    def trickle(heard: Heard) -> Said:
+        def spaces() -> Iterator[bytes]:  # JSON may begin with any number
+            while not ending.wait(0.05):
+                yield b" "
+
+        return 200, spaces(), {"content-length": "1000000"}
+
     options = Options(timeout_s=0.3, connect_timeout_s=0.3)
     began = time.monotonic()
-    with scripted(hang) as script, Gateway(script.url, KEY, options) as gateway:
-        assert isinstance(gateway.submit(**TEA, patience_s=0.2), Unknown)
-
-        async def call() -> None:
-            async with AsyncGateway(script.url, KEY, options) as other:
-                assert isinstance(await other.submit(**TEA, patience_s=0.2), Unknown)
-
-        asyncio.run(call())
-        ending.set()
+    for say in (hang, trickle):
+        ending.clear()
+        with scripted(say) as script, Gateway(script.url, KEY, options) as gateway:
+            assert isinstance(gateway.submit(**TEA, patience_s=0.2), Unknown)
+            assert isinstance(submit_on_a_loop(script, options, patience_s=0.2), Unknown)
+            ending.set()
     with Gateway("http://127.0.0.1:9", KEY, options) as gateway:
         absent = gateway.submit(**TEA, patience_s=0.5)
     assert isinstance(absent, TurnedAway)
     assert absent.limit == "connection"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
+
+
+def submit_on_a_loop(script: Scripted, options: Options | None = None, **given: Any) -> Any:
+    """Submit by the client for asyncio; return what it told."""
+
+    async def call() -> Any:
+        async with AsyncGateway(script.url, KEY, options) as gateway:
+            return await gateway.submit(**TEA, **given)
+
+    return asyncio.run(call())
+
+
+def test_a_wait_for_a_connection_is_not_taken_off_the_time_for_the_answer() -> None:
+    """By either client: who came second hears the outcome, though both waits together are long."""
+    options = Options(timeout_s=2.5, connect_timeout_s=0.2, connections_max=1)
+
+    def slowly(heard: Heard) -> Said:
+        time.sleep(1.6)
+        return committed(heard)
+
+    def by_threads(script: Scripted) -> list[Any]:
+        with Gateway(script.url, KEY, options) as gateway, ThreadPoolExecutor(2) as threads:
+            return list(threads.map(lambda _: gateway.submit(**TEA, patience_s=0), range(2)))
+
+    def by_a_loop(script: Scripted) -> list[Any]:
+        async def call() -> list[Any]:
+            async with AsyncGateway(script.url, KEY, options) as gateway:
+                return await asyncio.gather(
+                    *(gateway.submit(**TEA, patience_s=0) for _ in range(2))
+                )
+
+        return asyncio.run(call())
+
+    def told_by(clients: Any) -> list[Any]:
+        with scripted(slowly) as script:
+            return clients(script)  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(2) as runs:
+        for told in runs.map(told_by, (by_threads, by_a_loop)):
+            assert [type(one) for one in told] == [Committed, Committed]
+
+
+def test_what_a_listener_raises_names_the_wish_that_waits() -> None:
+    """Its key was made by the client: nobody else could look it up."""
+
+    def fail(notice: WaitNotice) -> None:
+        raise LookupError("the chat is gone")
+
+    async def fail_later(notice: WaitNotice) -> None:
+        fail(notice)
+
+    with scripted(lambda heard: None) as script:
+        with pytest.raises(LookupError) as raised, Gateway(script.url, KEY) as gateway:
+            gateway.submit(**TEA, on_wait=fail)
+        with pytest.raises(LookupError) as raised_later:
+            submit_on_a_loop(script, on_wait=fail_later)
+        keys = [heard.headers["idempotency-key"] for heard in script.heard]
+    for key, error in zip(keys, (raised, raised_later), strict=True):
+        assert [key in note for note in error.value.__notes__] == [True]
 
 
 def busy_until(seconds: float) -> tuple[Any, list[datetime]]:

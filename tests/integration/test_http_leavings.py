@@ -7,9 +7,11 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from http_kit import Served, add_gateway, key_of, serve, settings_for
+from kit import comes_true
 from msgspec.json import encode
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -82,11 +84,27 @@ def test_calls_of_every_kind_leave_nothing_for_the_collector(api: Served) -> Non
         _heard(api, sent)
     for sent in (posts[0][:30], posts[0][:-1], wait, posts[0] + _call("GET /livez")):
         _left(api, sent)
+    _hold(api, _post("v-0", "Idempotency-Key: left-0", "Prefer: wait=2"), endless[0])
     api.close()  # its callers
     deadline = time.monotonic() + 10
     while left := _alive():
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
+
+
+def _hold(api: Served, *calls: bytes) -> None:
+    """Stay with calls until each kind of object is seen alive: what is watched is what they use."""
+    with ExitStack() as callers:
+        for sent in calls:
+            caller = socket.create_connection(("127.0.0.1", api.port), timeout=10)
+            callers.enter_context(caller).sendall(sent)
+        unseen = {kind.__name__ for kind in _OF_A_CALL}
+
+        def all_seen() -> bool:
+            unseen.difference_update(_alive())
+            return not unseen
+
+        assert comes_true(all_seen), unseen
 
 
 def _heard(api: Served, sent: bytes) -> None:

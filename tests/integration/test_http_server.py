@@ -227,26 +227,27 @@ def test_the_last_calls_are_answered_and_long_ones_end_early(settings: Settings)
     """At the end a wait is answered with its receipt and a stream ends; no connection is cut."""
     with serve(settings) as api:
         intent_id = api.post(key="first").json()["intent_id"]
-        results: list[httpx.Response | str] = []
+        waited: list[httpx.Response] = []
+        told: list[str] = []
 
         def wait() -> None:
-            results.append(api.post(key="second", prefer="wait=30"))
+            waited.append(api.post(key="second", prefer="wait=30"))
 
         def listen() -> None:
             with api.client().stream("GET", f"/v1/intents/{intent_id}/events") as stream:
-                results.append("".join(stream.iter_text()))
+                told.extend(stream.iter_text())
 
         threads = [threading.Thread(target=wait), threading.Thread(target=listen)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        with psycopg.connect(api.dsn) as journal:
+            count = "SELECT count(*) FROM tidegate.intents"
+            until(lambda: journal.execute(count).fetchone() == (2,))
+        until(lambda: "event: accepted" in "".join(told))
     for thread in threads:
         thread.join(10)
-    waited = next(one for one in results if isinstance(one, httpx.Response))
-    stream = next(one for one in results if isinstance(one, str))
-    assert waited.status_code == 202
-    assert "event: accepted" in stream
-    assert "event: outcome" not in stream
+    assert [reply.status_code for reply in waited] == [202]
+    assert "event: outcome" not in "".join(told)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import resource
 import select
@@ -33,8 +34,10 @@ from producer.http.render import StatusView
 from producer.http.status import Board
 from producer.levels import LevelBook
 from producer.sojourn import Sojourn
-from workers.contract.gate import GateUnreachable
+from workers.contract.gate import GateUnreachable, Published
+from workers.domain.governor import Tuning
 from workers.domain.overload import Level, Policy
+from workers.service.govern import Governor, Heard, Look
 
 LISTENERS = 2_000
 CHAT = Gateway("chat", frozenset({"intents:read"}))
@@ -82,6 +85,44 @@ class World:
         """Open a stream."""
         assert self.served is not None
         return Listener(self.served.port, last, receive_bytes)
+
+
+class PaperGate:
+    """A gate that lends the lead to whoever asks, and whose word the API hears."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._policy: Policy | None = None
+
+    def take_lead(self, owner: str, lease_ms: int) -> int:
+        del owner, lease_ms
+        return 7
+
+    def policy(self) -> Published:
+        return Published(self._policy, 7, 60_000, 0, True)
+
+    def publish(self, policy: Policy, *, epoch: int, lease_ms: int) -> bool:
+        del epoch, lease_ms
+        self._policy = policy
+        self._world.said = Said(policy)
+        return True
+
+    def tell_balances(self, balances: Any) -> None:
+        raise AssertionError("nothing was read")
+
+
+class PaperSources:
+    """A quiet system that is looked at for a while, longer and longer."""
+
+    def __init__(self) -> None:
+        self._took_s = itertools.count(0.001, 0.001)
+
+    def hear(self) -> Heard:
+        return Heard(0, [])
+
+    def look(self) -> Look:
+        time.sleep(next(self._took_s))
+        return Look(postgres_ms=1.0)
 
 
 class Listener:
@@ -256,15 +297,32 @@ def test_a_stream_tells_how_it_stands_and_every_change_at_once(world: World) -> 
 
 def test_a_stream_goes_on_after_the_last_event_heard(world: World) -> None:
     """Nothing is told twice; and whoever missed something hears at once how it stands."""
-    last = world.listen().events(1)[0]["id"]
+    first = world.listen()
+    last = first.events(1)[0]["id"]
     same, other = world.listen(last), world.listen("7-1-1")
     assert len(other.events(1)) == 1
-    time.sleep(0.2)
-    assert same._found() == []
+    until(lambda: world.board.count == 3)
     world.to(Level.SHEDDING)
     assert json.loads(same.events(1)[0]["data"])["level"] == "shedding"
     late = world.listen(last)
     assert json.loads(late.events(1)[0]["data"])["level"] == "shedding"
+
+
+def test_a_stream_hears_nothing_of_a_governor_whose_level_goes_on(world: World) -> None:
+    """It publishes four times a second, and its looks take now longer, now shorter."""
+    gate = PaperGate(world)
+    governor = Governor(PaperSources(), gate, Tuning(), owner="test", lease_ms=60_000)
+    for _ in range(2):
+        governor.tick()
+    until(lambda: world.board._levels.policy is gate.policy().policy)
+    listener = world.listen()
+    listener.events(1)
+    for _ in range(20):
+        governor.tick()
+        until(lambda: world.board._levels.policy is gate.policy().policy)
+    world.to(Level.SHEDDING)
+    levels_told = [json.loads(event["data"])["level"] for event in listener.events(2)]
+    assert levels_told == ["normal", "shedding"]
 
 
 def test_a_stream_beats_while_nothing_changes(

@@ -290,8 +290,19 @@ def test_events_resume_after_the_last_one_heard(api: Served) -> None:
     intent_id = str(api.committed())
     assert [event["id"] for event in _events(api, intent_id)] == ["1", "2"]
     assert [event["id"] for event in _events(api, intent_id, "1")] == ["2"]
-    assert _events(api, intent_id, "2") == []
     assert [event["id"] for event in _events(api, intent_id, "junk")] == ["1", "2"]
+
+
+def test_who_has_heard_the_outcome_is_told_not_to_come_again(api: Served) -> None:
+    """A browser's EventSource reconnects after every other end of a stream, for ever."""
+    events = f"/v1/intents/{api.committed()}/events"
+    client = api.client()
+    for _ in range(2):
+        reply = client.get(events, headers={"last-event-id": "2"})
+        assert (reply.status_code, reply.content) == (204, b"")
+        assert "content-length" not in reply.headers
+        assert "transfer-encoding" not in reply.headers
+    assert client.head(events, headers={"last-event-id": "2"}).status_code == 204
 
 
 def _events(api: Served, intent_id: str, last: str | None = None) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from producer.waiters import SAMPLES_PER_BATCH, Waiters
 from workers.contract import announce
 from workers.contract.gate import open_client
-from workers.contract.ids import uuid7
+from workers.contract.ids import uuid7, uuid7_floor
 from workers.contract.resource import IntentResource, pack
 from workers.domain.odds import Takings
 from workers.domain.outcome import Refusal
@@ -94,6 +94,24 @@ def test_an_announced_outcome_is_heard_at_once_and_without_a_look(channel: Chann
         assert [one and one.intent_id for one in heard] == [ids[0], ids[2]]
         assert channel.looks == 0
         assert waiters.count == 0
+
+    run(channel, scenario)
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=-1), timedelta(hours=1)])
+def test_how_long_outcomes_take_is_told_by_the_databases_clock(
+    channel: Channel, off: timedelta
+) -> None:
+    """Not by that of this process, nor by that of whoever made the id."""
+
+    async def scenario(waiters: Waiters) -> None:
+        then = datetime.now(UTC) + off
+        decided = replace(
+            outcome(uuid7_floor(then)), accepted_at=then, decided_at=then + timedelta(seconds=7)
+        )
+        record = (decided.intent_id, pack(decided))
+        channel.client.publish(CHANNEL, announce.encode([record]))
+        await until(lambda: waiters.sojourn.wait_ms() == 7_000)
 
     run(channel, scenario)
 

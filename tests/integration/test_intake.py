@@ -16,7 +16,7 @@ from postgres_proxy import PostgresProxy
 from deploy.embedded.ports import free_port
 from producer.answers import Accepted, Conflict, Limited, Posted, Replayed, Unanswered
 from tests.factories import open_gate
-from workers.contract.gate import Gate, open_client
+from workers.contract.gate import Gate, GateUnreachable, open_client
 from workers.store.journal import key_digest
 from workers.store.pool import PRODUCER, Bounds, Connection, connect
 
@@ -143,12 +143,12 @@ def test_a_key_twice_in_one_refused_batch_is_refused_twice(world: World) -> None
 @pytest.mark.slow
 def test_intakes_that_replay_the_same_keys_in_any_order_never_deadlock(world: World) -> None:
     """Keys are inserted in one order, so replays wait for each other instead of deadlocking."""
-    intakes = [world.intake(), world.intake()]
+    intakes, gate = [world.intake(), world.intake()], open_gate(world.valkey_url)
     seed = random.Random(7)
     for number in range(40):
         batches = []
         for _ in intakes:
-            batch = [order(f"u-{n}", key=f"{number}-{n}") for n in range(500)]
+            batch = [order(f"u-{n}", key=f"{number}-{n}", ttl_ms=600_000) for n in range(500)]
             seed.shuffle(batch)
             batches.append(batch)
         answers = at_once(
@@ -218,6 +218,47 @@ def test_without_valkey_known_keys_are_answered_and_new_ones_are_told_no(world: 
     assert answers[1:] == [Unanswered("no", "valkey")] * 2
 
 
+def test_an_admission_whose_reply_was_lost_is_given_back_when_the_gate_answers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage leaves no room taken, though the gate be full of it and refuse whoever asks next."""
+    gate = open_gate(world.valkey_url, in_flight_max=2)
+    intake = world.intake(gate=gate)
+    with monkeypatch.context() as outage:
+        outage.setattr(gate, "admit", _unheard(gate.admit))
+        assert intake.submit([order(), order()]) == [Unanswered("no", "valkey")] * 2
+        assert gate.in_flight() == 2
+    assert isinstance(intake.submit([order()])[0], Limited)
+    assert gate.in_flight() == 0
+    assert isinstance(intake.submit([order()])[0], Accepted)
+    assert gate.in_flight() == 1
+
+
+def test_an_admission_that_could_not_be_given_back_is_given_back_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate may go between admission and release."""
+    gate, posted = open_gate(world.valkey_url), order()
+    intake = world.intake(gate=gate)
+    intake.submit([posted])
+    with monkeypatch.context() as outage:
+        outage.setattr(gate, "release", _unheard(lambda ids: None))
+        intake.submit([again(posted)])
+        assert gate.in_flight() == 2
+    intake.submit([again(posted)])
+    assert gate.in_flight() == 1
+
+
+def _unheard(call: Callable[..., object]) -> Callable[..., None]:
+    """The server does as it is told, and its reply is lost."""
+
+    def lose(*args: object) -> None:
+        call(*args)
+        raise GateUnreachable
+
+    return lose
+
+
 def test_replays_give_their_admission_back(world: World) -> None:
     """What is not journalled under its own id is not in flight."""
     batch = [order(f"u-{n}") for n in range(5)]
@@ -239,6 +280,15 @@ def test_without_postgresql_the_answer_is_unknown_and_comes_in_time(world: World
         begun = time.monotonic()
         assert intake.submit([order(), order()]) == [UNKNOWN, UNKNOWN]
         assert time.monotonic() - begun < 1.5
+
+
+def test_without_postgresql_nobody_is_left_in_flight(world: World, proxy: PostgresProxy) -> None:
+    """What never left for the journal takes nobody's room, whatever is known of its key."""
+    proxy.refusing = True
+    intake = world.intake(dsn=proxy.dsn, accept_timeout_ms=200)
+    assert intake.submit([order(), order()]) == [UNKNOWN, UNKNOWN]
+    assert world.gate is not None
+    assert world.gate.in_flight() == 0
 
 
 def test_an_intake_goes_on_when_postgresql_is_back(world: World, proxy: PostgresProxy) -> None:
@@ -299,6 +349,8 @@ def test_a_lost_reply_with_postgresql_gone_is_unknown_then_found(
     proxy.lose_reply_to = b"INSERT INTO idempotency_keys"
     posted = order()
     assert intake.submit([posted]) == [UNKNOWN]
+    assert world.gate is not None
+    assert world.gate.in_flight() == 1
     assert world.value("SELECT count(*) FROM intents") == 1
     (answer,) = world.intake().submit([again(posted)])
     assert isinstance(answer, Replayed)

@@ -297,7 +297,12 @@ def test_a_dry_run_counts_whom_it_touches_and_does_nothing(
         extended = told(
             capsys, "campaign", "extend", "spring", "--valid-until", "2099-01-01T00:00Z", *dry
         )
-        assert extended["touched"] == {"users": 3, "coupons": 3, "in_flight": 0}
+        assert extended["touched"] == {"users": 3, "coupons": 3}
+        capsys.readouterr()
+        assert run("campaign", "extend", "spring", "--valid-until", "2099-01-01T00:00Z", *dry) == 0
+        said = capsys.readouterr().out
+        assert "touches 3 users" in said
+        assert "in flight" not in said, "nobody counted them: an extension touches none"
         merchant = told(capsys, "merchant", "pause", "bakery", *dry)
         assert merchant["touched"] == {"users": 1, "coupons": 3, "in_flight": 2}
         assert (merchant["items"], merchant["units"]) == (1, 1_000)

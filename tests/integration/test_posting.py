@@ -18,7 +18,7 @@ import pytest
 from webhook_kit import Receiver, Reply, receiving
 
 from workers.contract.posting import BODY_BYTES_MAX, HEAD_BYTES_MAX, Poster
-from workers.domain.delivery import Answer
+from workers.domain.delivery import ERROR_CHARS_MAX, Answer
 from workers.domain.destination import Refused
 
 TIMEOUT_S = 1.0
@@ -166,6 +166,11 @@ def _boast(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * HEAD_BYTES_MAX)
 
 
+def _postpone(connection: socket.socket) -> None:
+    later = b"Retry-After: Sat, 01 Jan 99999999999 00:00:00 GMT"
+    connection.sendall(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n" + later + b"\r\n\r\n")
+
+
 def _babble(connection: socket.socket) -> None:
     connection.sendall(b"220 smtp.example ESMTP\r\n\r\n")
 
@@ -203,12 +208,26 @@ def test_a_body_is_read_to_four_kibibytes_and_dropped() -> None:
         assert (answer.status, len(answer.body)) == (200, BODY_BYTES_MAX)
 
 
+def test_a_wait_that_cannot_be_read_is_none() -> None:
+    """The answer stands."""
+    with speaking(_postpone) as url:
+        (answer,) = post(url)
+        assert (answer.status, answer.retry_after_s) == (503, None)
+
+
 def test_nobody_listens_is_an_answer() -> None:
     """In the system's words."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     (answer,) = post(f"http://127.0.0.1:{port}/")
     assert answer.error.startswith("connection: ")
+
+
+def test_an_error_is_short_whatever_it_quotes() -> None:
+    """It is kept with every event, and shown on a line."""
+    (answer,) = post(f"http://{'x' * 1_500}/")
+    assert answer.error.startswith("'xxx")
+    assert len(answer.error) == ERROR_CHARS_MAX
 
 
 def test_a_connection_that_the_receiver_closed_meanwhile_costs_nothing() -> None:

@@ -476,12 +476,22 @@ def test_an_intent_past_its_deadline_is_refused_without_waiting_for_locks(world:
 
 def test_a_deadline_is_judged_again_after_the_wait_for_a_lock(world: World) -> None:
     """The clock is read after the locks: who waited too long sells nothing to nobody."""
-    ids = _accept(world, [order("u-1", ttl_ms=1_000), order("u-2", ttl_ms=60_000)])
-    world.age(ids[:1], 500)
-    processor = world.processor()
+    ids = _accept(world, [order("u-1", ttl_ms=3_000), order("u-2", ttl_ms=60_000)])
+    patient = Bounds(lock_timeout_ms=60_000, statement_timeout_ms=60_000)
+    processor = world.processor(bounds=patient)
+    is_late = (
+        "SELECT clock_timestamp() > accepted_at + interval '3 s' FROM intents WHERE intent_id = %s"
+    )
     with psycopg.connect(world.dsn) as holder:
         holder.execute("SELECT FROM tidegate.stock FOR UPDATE")
-        release = lambda: (time.sleep(0.7), holder.rollback())  # noqa: E731
+
+        def release() -> None:
+            assert comes_true(
+                lambda: world.value("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            )
+            assert comes_true(lambda: world.value(is_late, ids[0]))
+            holder.rollback()
+
         report, _ = at_once([lambda: processor.run(ids), release])
     assert report.outcomes == {"deadline_expired": 1, "committed": 1}
     assert _told(world)[ids[0], Refusal.DEADLINE_EXPIRED] == 1

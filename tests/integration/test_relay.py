@@ -313,6 +313,60 @@ def test_an_event_given_up_lets_the_next_of_its_intent_go(world: World) -> None:
         assert (listed.dead, listed.last_error) == (1, "answered 500")
 
 
+def test_an_endpoints_last_trouble_is_the_latest_of_what_waits_and_was_given_up(
+    world: World,
+) -> None:
+    """Not the one whose words sort last."""
+    made = register(world.dsn, "https://hooks.example/")
+    decide(world, 4)
+    entries = [entry for (entry,) in world.rows("SELECT entry_id FROM outbox ORDER BY entry_id")]
+
+    def trouble() -> str | None:
+        with owner(world.dsn) as connection:
+            return webhooks.list_endpoints(connection, made.endpoint_id)[0].last_error
+
+    def went(entry: int, error: str, attempts: int, due: str, settled: str | None) -> None:
+        world.admin.execute(
+            "UPDATE outbox SET last_error = %s, attempts = %s, due_at = now() + %s::interval, "
+            "settled_at = now() + %s::interval, dead = %s WHERE entry_id = %s",
+            (error, attempts, due, settled, settled is not None, entry),
+        )
+
+    assert trouble() is None
+    went(entries[0], "zebra", 10, "0 s", "-3 days")
+    assert trouble() == "zebra"
+    went(entries[1], "aardvark", 10, "0 s", "-2 days")
+    assert trouble() == "aardvark"
+    went(entries[2], "yak", 4, "1 hour", None)
+    assert trouble() == "yak", "an hour ago, for the fourth time: the next is after two"
+    went(entries[3], "bear", 1, "3 s", None)
+    assert trouble() == "bear", "seconds ago, for the first time"
+
+
+def test_a_probe_that_finds_nothing_to_send_is_made_again_soon(world: World) -> None:
+    """What is due waits for something earlier of its subject; another's event is the probe."""
+    register(world.dsn, "https://hooks.example/")
+    stuck, free = decide(world, 2)
+    lifecycle.cancel(world.connection(WORKER), stuck, "chat")
+    world.admin.execute(
+        "UPDATE outbox SET due_at = CASE WHEN subject_id = %s THEN now() - interval '1 s' "
+        "WHEN event LIKE '%%committed' THEN now() + interval '1 hour' "
+        "ELSE now() - interval '2 s' END",
+        (free,),
+    )
+    world.admin.execute("UPDATE webhook_endpoints SET failures = 9")
+    store = open_store(world.dsn)
+    assert store.claim_probes([1], 60_000) == []
+    rests = (
+        "SELECT not_before > now() AND not_before < now() + interval '5 s' FROM webhook_endpoints"
+    )
+    assert world.value(rests)
+    found: list[outbox.Entry] = []
+    assert comes_true(lambda: found.extend(store.claim_probes([1], 60_000)) or found)
+    assert [entry.subject_id for entry in found] == [free]
+    assert store.claim_probes([1], 60_000) == [], "until this one is told of"
+
+
 def test_an_endpoint_that_is_gone_is_disabled_and_hears_no_more(world: World) -> None:
     """410, as Standard Webhooks has it."""
     with receiving(lambda _: 410) as receiver, receiving() as other:

@@ -160,6 +160,26 @@ def test_an_endpoint_is_disabled_enabled_and_given_another_secret(
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("replay", "1", "--dead"), "`tidegate webhook enable 1` first"),
+        (("replay", "1", "--dead", "--dry-run"), "`tidegate webhook enable 1` first"),
+        (("replay", "1", "--event", "evt_level_1000_closed"), "tidegate.level.changed --since T"),
+        (("enable", "7"), "`tidegate webhook list`"),
+        (("register", "none", "http://127.0.0.1:9/"), "`tidegate gateway list`"),
+    ],
+)
+def test_what_cannot_be_done_says_what_to_do_instead(
+    capsys: Captured, arguments: tuple[str, ...], said: str
+) -> None:
+    """Nothing is replayed to an endpoint that hears nothing."""
+    told(capsys, "webhook", "register", "chat", "http://127.0.0.1:9/")
+    told(capsys, "webhook", "disable", "1")
+    assert run("webhook", *arguments) != 0
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_same_is_told_to_people(capsys: Captured) -> None:
     """Every command prints text that names what it was about."""
     for arguments, words in (

@@ -15,7 +15,9 @@ What is modelled, and how true:
             plus a time for each intent, so that capacity grows with the batches, as ours does.
   database  may pause: nothing is decided, and what is under way takes longer by the pause. It may
             be away: then nobody is admitted either, and probes are not answered.
-  governor  samples every 250 ms, with noise on every number, steps, and publishes 10 ms later.
+  governor  samples every 250 ms, with noise on every number, steps, and publishes 10 ms later. It
+            is told no more than on real servers, and knows the service rate of an earlier rush,
+            if it is not said that there was none.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ from random import Random
 
 from workers.domain.governor import Sample, State, Tuning, policy_of, step, taken_over
 from workers.domain.overload import Level, Policy
+from workers.domain.service_rate import MEMORY_S, ServiceRate
 
 TICK_S = 0.01
 SAMPLE_TICKS = 25
 LEASE_S = 3.0
-UNRECONCILED_PER_S = 200.0  # what a lapsed service rate counts for at least
+UNRECONCILED_PER_S = 200.0  # what a lapsed service rate counts for at least, and one not measured
+TTL_S = 10.0  # every intent's deadline
 BURST_S = 0.1  # of the admitted rate; what the gate lets through at once
 TOLD_S = (2.0, 10.0)  # between these a refused client is told to come back
 PATIENCE = 5  # times that a client comes back
@@ -54,6 +58,7 @@ class Plan:
     away: Sequence[Span] = ()
     governor_dead: Sequence[Span] = ()
     issuance_share: Callable[[float], float] = lambda _: 0.0  # of newcomers, refused at throttled
+    measured: bool = True  # whether the service rate is known from an earlier rush
     in_flight_max: int = 40_000
     workers: int = 4
     batch_max: int = 50
@@ -181,8 +186,10 @@ class _World:
         self.published: tuple[float, Policy] | None = None
         self.tat = 0.0  # of the admitted rate
         self.state = State()
+        if plan.measured:
+            self.state = State(service=ServiceRate(MEMORY_S * plan.capacity(0.0), MEMORY_S))
         self.governs = True
-        self.seen = {"accepted": 0, "decided": 0, "busy_ticks": 0, "ticks": 0}
+        self.seen = {"accepted": 0, "decided": 0}
         self.seen_sojourns: list[tuple[float, int]] = []
 
     def run(self) -> History:
@@ -267,10 +274,12 @@ class _World:
         if policy.level is Level.CLOSED or within(self.plan.away, self.now):
             return 0, "closed"
         room, layer = self.plan.in_flight_max - self.in_flight, "in_flight"
-        if policy.service_per_s is not None:
-            fits = int(policy.service_per_s * policy.wait_max_ms / 1_000) - self.in_flight
-            if fits < room:
-                room, layer = fits, "deadline"
+        per_s, wait_max_s = policy.service_per_s, policy.wait_max_ms / 1_000
+        if not per_s:  # a guess, which no longest wait was set for
+            per_s, wait_max_s = UNRECONCILED_PER_S, TTL_S
+        fits = int(per_s * min(TTL_S, wait_max_s)) - self.in_flight
+        if fits < room:
+            room, layer = fits, "deadline"
         if policy.admitted_per_s is not None:
             by_rate = self.take_rate(policy.admitted_per_s, max(room, 0))
             if by_rate < room:
@@ -293,10 +302,7 @@ class _World:
             self.batches = [
                 (done + TICK_S if taken else done, taken) for done, taken in self.batches
             ]
-            self.seen["busy_ticks"] += self.in_flight > 0
-            self.seen["ticks"] += 1
             return
-        waited = self.queued > 0
         for number in range(len(self.batches)):
             done, taken = self.batches[number]
             while done <= until:
@@ -308,8 +314,6 @@ class _World:
                 if not taken:
                     break
             self.batches[number] = (done, taken)
-        self.seen["busy_ticks"] += waited
-        self.seen["ticks"] += 1
 
     def claim(self) -> list[tuple[float, int]]:
         left, taken = self.plan.batch_max, []
@@ -352,7 +356,9 @@ class _World:
                 self.state = taken_over(self.published[1] if self.published else None, now)
             before = self.state.level
             self.state = step(self.state, self.sample(), self.plan.tuning)
-            policy = policy_of(self.state, self.plan.tuning, round(now * 1_000))
+            policy = policy_of(
+                self.state, self.plan.tuning, round(1_000 * self.state.level_since_s)
+            )
             self.published = (now + TICK_S, policy)
             self.history.policies.append((now, policy))
             if self.state.level is not before:
@@ -365,8 +371,6 @@ class _World:
         seen, off = self.seen, self.off
         away = within(self.plan.away, self.now)
         interval_s = SAMPLE_TICKS * TICK_S
-        busy = min(1.0, off(seen["busy_ticks"] / max(1, seen["ticks"])))
-        oldest = self.oldest_s()
         return Sample(
             at_s=self.now,
             interval_s=interval_s,
@@ -375,19 +379,19 @@ class _World:
             in_flight=round(off(self.in_flight)),
             accepted=round(off(seen["accepted"])),
             decided=None if away else round(off(seen["decided"])),
-            oldest_ms=None if away or oldest is None else off(1_000 * oldest),
+            oldest_ms=None if away else off(1_000 * self.oldest_s()),
             sojourn_p50_ms=None if away else self.percentile_ms(0.50),
             sojourn_p99_ms=None if away else self.percentile_ms(0.99),
-            busy=None if away else busy,
             postgres_connections_share=off(0.3),
             valkey_memory_share=off(0.2),
             dispatch_lag_ms=off(20.0),
         )
 
-    def oldest_s(self) -> float | None:
+    def oldest_s(self) -> float:
+        """Return the age of the oldest open intent; 0: none is open."""
         firsts = [taken[0][0] for _, taken in self.batches if taken]
         firsts += [self.queue[0][0]] if self.queue else []
-        return self.now - min(firsts) if firsts else None
+        return self.now - min(firsts, default=self.now)
 
     def percentile_ms(self, share: float) -> float | None:
         rank = share * sum(count for _, count in self.seen_sojourns)

@@ -186,6 +186,20 @@ def test_a_batch_tells_each_wish_its_own_and_asks_again_only_what_is_in_doubt() 
     assert sizes == [500, 1, 500, 100]
 
 
+def test_a_closing_client_sends_no_further_batches() -> None:
+    """What was sent is told; the rest is turned away by the client, to be resumed by another."""
+    world, api = a_world()
+    world.serve = _batch_of(api, {})
+    world.closing_at = world.now + 0.005  # while the first is under way
+    results = world.call(world.core.submit_many([an_order(f"k-{n}") for n in range(1_100)], 10))
+    assert len(world.posts()) == 1
+    assert {type(result) for result in results[:500]} == {Accepted}
+    for n, result in enumerate(results[500:], 500):
+        assert isinstance(result, TurnedAway)
+        assert (result.limit, result.wish.idempotency_key) == ("client", f"k-{n}")
+    assert len(results) == 1_100
+
+
 def test_a_bad_wish_of_a_batch_fails_alone() -> None:
     """Its fault is an item, with its key."""
     world, api = a_world()

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
 from client_world import a_world, an_order
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from producer.client.model import Committed, TurnedAway
-from producer.client.pacing import RetryBudget, Throttle, backoff_s, later_s, told_s, within_s
+from producer.client.model import Committed, TurnedAway, Unknown
+from producer.client.pacing import (
+    WAIT_S_MAX,
+    RetryBudget,
+    Throttle,
+    backoff_s,
+    http_date,
+    later_s,
+    told_s,
+    within_s,
+)
+from producer.client.replies import Reply
 
 NOW = datetime(2026, 2, 6, 2, 0, tzinfo=UTC)
 DRAWN = st.floats(0.0, 1.0, exclude_max=True)
@@ -187,3 +198,40 @@ def test_jitter_only_ever_adds_to_a_wait(wait_s: float, drawn: float, attempt: i
     assert wait_s <= later_s(wait_s, drawn) <= wait_s * 1.1 + 0.1
     assert 0 <= within_s(wait_s, drawn) <= wait_s / 2
     assert 0.05 <= backoff_s(attempt, drawn) <= 5.0
+
+
+HUGE = st.integers(-(10**30), 10**30)
+DATES = st.builds("Sat, {} Jan {} {}:00:00 {:+}".format, HUGE, HUGE, HUGE, HUGE)
+
+
+@given(st.text() | DATES)
+@example("Sat, 01 Jan 99999999999 00:00:00 GMT")
+def test_whatever_an_api_says_of_the_time_is_read_or_is_nothing(header: str) -> None:
+    """What raised would tell the chat nothing of its wish."""
+    date = http_date(header)
+    assert date is None or date.tzinfo is not None
+    told = told_s(header, None, NOW)
+    assert told is None or 0 <= told <= WAIT_S_MAX
+
+
+@pytest.mark.parametrize(
+    "date", ["Fri, 01 Jan 0100 00:00:00 GMT", "Sat, 01 Jan 9999999999 00:00 GMT"]
+)
+@pytest.mark.parametrize("told", ["resume_at", "appointment", "retry-after"])
+def test_a_time_beyond_all_calendars_is_a_long_wait_and_no_fault(date: str, told: str) -> None:
+    """From an API, or a proxy, whose clock is not set."""
+    last = "9999-12-31T23:59:59Z"
+    body = {
+        "resume_at": {"resume_at": last},
+        "appointment": {"appointment": {"ticket": "t", "not_before": last, "not_after": last}},
+        "retry-after": {},
+    }[told]
+    headers = {"date": date, "retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}
+    if told != "retry-after":
+        del headers["retry-after"]
+    world, _ = a_world()
+    answer = json.dumps({"code": "reduced_capacity", "accepted": "no", **body}).encode()
+    world.serve = lambda request: Reply(503, headers, answer)
+    told_as = world.call(world.core.submit(an_order(), 1.0))
+    assert isinstance(told_as, TurnedAway | Unknown)
+    assert told_as.retry_after_s == WAIT_S_MAX

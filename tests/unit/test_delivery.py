@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from workers.domain.delivery import (
     DISABLE_AFTER_S,
@@ -104,6 +106,18 @@ def test_retry_after_of_another_status_changes_nothing() -> None:
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     """What is neither is ignored."""
     assert retry_after_s(header, NOW) == seconds
+
+
+HUGE = st.integers(-(10**30), 10**30)
+DATES = st.builds("Sat, {} Jan {} {}:00:00 {:+}".format, HUGE, HUGE, HUGE, HUGE)
+
+
+@given(st.text() | DATES)
+@example("Sat, 01 Jan 99999999999 00:00:00 GMT")
+def test_whatever_a_receiver_says_of_when_to_come_back_is_read_or_is_nothing(header: str) -> None:
+    """What raised would leave an attempt without an answer."""
+    read = retry_after_s(header, NOW)
+    assert read is None or isinstance(read, float)
 
 
 def test_gone_disables_and_nothing_else_does() -> None:

@@ -119,11 +119,11 @@ def test_an_address_that_is_not_of_the_public_internet_is_refused(text: str) -> 
         ("172.32.0.1", "172.32.0.1"),
         ("2606:4700::1111", "2606:4700::1111"),
         ("::ffff:8.8.8.8", "8.8.8.8"),
-        ("64:ff9b::808:808", "8.8.8.8"),
+        ("64:ff9b::808:808", "64:ff9b::808:808"),
     ],
 )
 def test_a_public_address_is_called_as_what_it_is(text: str, called: str) -> None:
-    """What carries another inside is judged and called as that."""
+    """A translated one is judged as what it carries, and called as its network knows it."""
     assert str(check_address(text)) == called
 
 
@@ -158,7 +158,10 @@ def test_a_developers_machine_is_reached_only_where_it_is_allowed() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["169.254.169.254", "::ffff:169.254.169.254", "100.100.100.200", "fd00:ec2::254", "fe80::1"],
+    [
+        *("169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "100.100.100.200"),
+        *("fd00:ec2::254", "fe80::1", "64:ff9b:1::a9fe:a9fe", "2002:a9fe:a9fe::"),
+    ],
 )
 def test_what_hands_out_credentials_is_refused_even_there(text: str) -> None:
     """No receiver has such an address."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from workers.contract.admission import Balance
 from workers.contract.gate import GateUnreachable, Published
 from workers.domain.governor import Tuning
 from workers.domain.overload import Level, Policy
-from workers.runtime.looking import Probe
+from workers.runtime.looking import PostgresLook, Probe, Sources
 from workers.service.govern import Governor, Heard, Look
 from workers.store.levels import LevelOrder
 from workers.store.load import Load
@@ -138,6 +139,37 @@ def test_the_lead_passes_within_a_lease_and_the_level_with_it(world: World) -> N
     assert {policy.level for epoch, policy in world.gate.published if epoch == 2} == {Level.CLOSED}
 
 
+def test_a_level_that_goes_on_began_at_one_moment_however_long_looks_take(world: World) -> None:
+    """Whoever hears another moment takes it for another level, and tells thousands."""
+    governor, look = world.governor(), world.sources.look
+    took_s = itertools.cycle([0.001, 0.125, 0.0304, 0.0076])
+
+    def slow() -> Look:
+        world.gate.now_s += next(took_s)
+        return look()
+
+    world.sources.look = slow  # type: ignore[method-assign]
+    for seen, level in ((QUIET, Level.NORMAL), (Look(), Level.CLOSED)):
+        world.sources.seen = seen
+        world.ticks(governor, count=12)
+        reached_ms = world.gate.now_s * 1_000
+        world.ticks(governor, count=20)
+        told = [policy for _, policy in world.gate.published[-20:]]
+        assert {policy.level for policy in told} == {level}
+        assert len({policy.since_ms for policy in told}) == 1
+        assert reached_ms - 4_000 < told[0].since_ms <= reached_ms
+
+
+def test_a_level_that_another_leader_found_began_when_it_began(world: World) -> None:
+    first, second = world.governor("a"), world.governor("b")
+    world.sources.seen = replace(QUIET, postgres_ms=None, load=None)
+    world.ticks(first, second, count=20)
+    since_ms = world.gate.published[-1][1].since_ms
+    world.ticks(second, count=20)
+    assert world.gate.epoch == 2
+    assert {policy.since_ms for epoch, policy in world.gate.published if epoch == 2} == {since_ms}
+
+
 def test_a_word_of_long_ago_is_no_beginning(world: World) -> None:
     world.gate.published.append((4, Policy(level=Level.CLOSED, reason="valkey")))
     world.gate.epoch, world.gate.now_s = 4, 1_000.0
@@ -247,6 +279,34 @@ def test_an_order_is_left_to_the_gates_and_given_a_rate_where_it_sheds(world: Wo
         assert (policy.admitted_per_s is not None) is (level is Level.SHEDDING)
 
 
+def test_an_order_stands_until_a_look_says_that_it_does_not(world: World) -> None:
+    """Shedding that lost its rate with one slow look would bound nothing."""
+    governor = world.governor()
+    ordered = LevelOrder(level=Level.SHEDDING, reason="drill", ordered_at=NOW, until=None)
+    world.sources.seen = replace(QUIET, load=replace(LOAD, ordered=ordered))
+    world.ticks(governor, count=2)
+    world.sources.seen = replace(QUIET, load=None)
+    [report] = world.ticks(governor)
+    assert report.ordered == ordered
+    assert world.gate.published[-1][1].admitted_per_s is not None
+    world.sources.seen = QUIET
+    [report] = world.ticks(governor)
+    assert report.ordered is None
+    assert world.gate.published[-1][1].admitted_per_s is None
+
+
+def test_where_nothing_is_open_a_phantom_in_the_gate_sheds_nobody(world: World) -> None:
+    """An API that died between the gate and the journal left an id that nobody will decide."""
+    governor = world.governor()
+    world.sources.seen = replace(QUIET, load=replace(LOAD, oldest_ms=None, open_count=0))
+    world.ticks(governor, count=2)
+    world.gate.in_flight = 1
+    [report] = world.ticks(governor)
+    assert (report.sample.accepted, report.sample.oldest_ms) == (1, 0.0)
+    world.ticks(governor, count=80)
+    assert {policy.level for _, policy in world.gate.published} == {Level.NORMAL}
+
+
 def test_what_is_scarce_is_told_at_once_and_again_before_it_is_forgotten(world: World) -> None:
     governor = world.governor()
     tea, bun = Balance("stock:s:tea", 1, 5, 0), Balance("stock:s:bun", 1, 900_000, 0)
@@ -306,3 +366,49 @@ def test_a_probe_that_fails_is_asked_again() -> None:
     assert probe.answer(1).ms is None
     probe.ask()
     assert probe.answer(1).value == 7
+
+
+def test_a_probe_that_failed_counts_as_away_until_it_answers() -> None:
+    """However long it takes to fail again: a connection may be refused at once, or after seconds."""
+    free, asked = threading.Event(), itertools.count()
+
+    def read() -> bool:
+        if next(asked) == 0:
+            raise ConnectionError("refused")
+        return free.wait(30)
+
+    probe = Probe("test", read, timeout_s=30)
+    probe.ask()
+    assert probe.answer(5).ms is None
+    probe.ask()
+    assert probe.answer(0).ms is None
+    free.set()
+    assert probe.answer(5).value is True
+
+
+def test_a_look_that_came_too_late_is_taken_by_the_next() -> None:
+    """A database that takes a little longer than a look may is slow, and not unknown."""
+    free, counted = threading.Semaphore(0), itertools.count(1)
+
+    def read() -> PostgresLook:
+        assert free.acquire(timeout=30)
+        return PostgresLook(200.0, replace(LOAD, open_count=next(counted)), None)
+
+    sources = Sources(lambda: None, read, lambda: 0.5, wait_s=0, timeout_s=30)
+    answered = sources._postgres._answered
+
+    def found() -> int | None:
+        load = sources.look().load
+        return None if load is None else load.open_count
+
+    assert found() is None
+    for number in (1, 2, 3):
+        free.release()
+        assert answered.wait(5)
+        assert found() == number
+    assert found() is None, "what was told once is not told again"
+    sources._wait_s = 5
+    free.release()
+    assert found() == 4
+    free.release()
+    assert found() == 5, "an answer in time is told before a late one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import struct
@@ -258,3 +259,60 @@ def test_a_caller_who_is_gone_harms_nobody_and_leaves_nothing(
         run(scenario)
     finally:
         gc.enable()
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_trailer_is_no_field(takes: bool) -> None:
+    """Neither a key nor an idempotency key comes after the body; nor does it reach the next call."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        door.takes = takes
+        for _ in range(2):
+            caller.send(CHUNKED + b"Authorization: Bearer tg_x\r\nIdempotency-Key: K\r\n\r\n")
+            head, _ = await caller.answer()
+            assert b"authorization" not in head, "the echo names the fields it was given"
+        for fields, body, _ in door.calls:
+            assert [name for name, _ in fields] == [b"host", b"transfer-encoding"]
+            assert body == b"x"
+        assert len(door.calls) == 2 * takes
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+@pytest.mark.parametrize("begins", [b"", b"x: "])
+def test_trailers_without_end_are_cut_off(takes: bool, begins: bytes) -> None:
+    """Many of them, or one: nobody has shown a key by then."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        door.takes = takes
+        caller.send((CHUNKED if takes else CHUNKED.replace(b"POST", b"PUT")) + begins)
+        piece = b"y" * 10_000 if begins else b"y: z\r\n" * 2_000
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while door.state.connections or not sent:
+                caller.send(piece)
+                await caller.writer.drain()
+                sent += len(piece)
+                assert sent < 100_000_000
+                await asyncio.sleep(0)
+        assert door.calls == []
+
+    run(scenario)
+
+
+def test_a_body_longer_than_any_header_may_be_is_read_to_its_end() -> None:
+    """What comes as a body is bounded by whoever reads it."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        for _ in range(2):
+            caller.send(b"PUT /v1/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for _ in range(300):
+                caller.send(b"3e8\r\n" + b"z" * 1_000 + b"\r\n")
+            caller.send(b"0\r\n\r\n")
+            assert (await caller.answer())[1] == b"PUT /v1/x 300000"
+
+    run(scenario)

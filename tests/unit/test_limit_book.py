@@ -116,6 +116,27 @@ def test_an_order_is_a_policy_that_states_its_level_and_no_rate() -> None:
     )
 
 
+def test_a_campaign_that_is_over_throttles_no_gateway() -> None:
+    """One that ended a moment ago may be open yet by the worker's clock."""
+    hour, second = timedelta(hours=1), timedelta(seconds=1)
+    found = {
+        ended_ago: rules(
+            gateways={"chat": None, "own": (100.0, 100)},
+            campaigns={
+                "tight": campaign(
+                    starts_at=NOW - DAY,
+                    ends_at=NOW - ended_ago,
+                    rate_limits=b'{"gateway": {"rate": 5, "burst": 50}}',
+                ),
+                "open": campaign(rate_limits=b'{"gateway": {"rate": 9, "burst": 9}}'),
+            },
+        ).limits.gateways
+        for ended_ago in (hour, second)
+    }
+    assert found[hour] == {"chat": RateLimit(9, 9), "own": RateLimit(100, 100)}
+    assert found[second] == {"chat": RateLimit(5, 50), "own": RateLimit(100, 100)}
+
+
 def test_a_gateway_has_its_own_limit_or_the_tightest_that_a_campaign_states() -> None:
     texts = {
         "a": b'{"gateway": {"rate": 9, "burst": 9}, "user": {"rate": 1, "burst": 5}}',

@@ -27,6 +27,8 @@ from workers.contract.webhook import (
 )
 from workers.domain.delivery import EventType
 from workers.domain.outcome import OrderStatus, PricedLine, Refusal
+from workers.service.letters import Letter, Writer
+from workers.store.webhooks import Endpoint
 
 AT = datetime(2026, 2, 6, 12, 0, tzinfo=UTC)
 ID = UUID("019c3266-0000-7000-8000-000000000001")
@@ -203,3 +205,27 @@ def test_a_secret_outlives_the_rotation_of_the_master() -> None:
     assert rotated.new_ref().partition("-")[0] != ref.partition("-")[0]
     with pytest.raises(SecretGone):
         WebhookSecrets("another-" * 5).secret_of(1, ref)
+
+
+def test_a_former_secret_that_is_gone_signs_no_more_and_stops_nothing() -> None:
+    """The current one's absence does: a letter that nobody signed is nobody's."""
+    gone = WebhookSecrets("another master that was taken away").new_ref()
+    writer, letter = Writer(SECRETS, CODES), Letter("evt_1", b"{}")
+
+    def endpoint(*refs: str) -> Endpoint:
+        return Endpoint(
+            endpoint_id=1,
+            gateway_id="chat",
+            url="https://hooks.example/",
+            secret_refs=refs,
+            failures=0,
+            pause_s=0.0,
+            failing_s=0.0,
+        )
+
+    headers = writer.sign(endpoint(NEW, gone), letter)
+    assert " " not in headers["webhook-signature"]
+    Webhook(spell(SECRETS.secret_of(1, NEW))).verify(letter.body, headers)
+    assert " " in writer.sign(endpoint(NEW, OLD), letter)["webhook-signature"]
+    with pytest.raises(SecretGone):
+        writer.sign(endpoint(gone, NEW), letter)

@@ -136,7 +136,8 @@ class Verdict(Struct, frozen=True, gc=False):
     what it published only the service rate and the longest wait hold then, and the predicted wait
     is by that rate.
     `final` is of `stock` and `budget`: the committed balance has nothing available and nothing
-    reserved. `ahead` and `left` likewise: units in flight before this one, and committed available.
+    reserved. `ahead`, `left` and `wanted` likewise: units in flight before this one, committed
+    available, and what this one would take.
     `lasts_until_ms` is of other refusals: until when what it wants lasts as it is taken now, in Unix
     ms by the gate's clock; None: nobody knows.
     """
@@ -155,3 +156,4 @@ class Verdict(Struct, frozen=True, gc=False):
     ahead: int = 0
     left: int = 0
     lasts_until_ms: int | None = None
+    wanted: int = 0

@@ -23,7 +23,8 @@ Two things together say that the cursors are the latest: the epoch in the calend
 goes when they go, and `incarnations` below, which lives in this library's memory and survives no
 restart, no failover and no new load of the library. While they differ nothing is booked; `begin`
 forgets the cursors, and each calendar starts again with its next block. Owners' windows are kept
-whatever happens to the calendars: they were given.
+whatever happens to the calendars: they were given. Where one was lost as well, its ticket proves it:
+it is on record again once that is shown.
 
 KEYS. {p} is the deployment's prefix; its braces keep all keys in one slot of a cluster.
   {p}:calendars              hash; no expiry
@@ -60,6 +61,8 @@ tidegate_calendar_use        1 calendars   version packed
             the window, and who uses it (a text of up to 64 bytes)
     reply   msgpack array: now_ms, then for each holder 1: the window is its own, now or already; 0:
             it is not the time, another holder has used it, or the owner has been given a later one.
+            Who comes early where no window is known has its own put on record, unused: so it is
+            told that one again, and given no second one.
 tidegate_calendar_give_back  1 calendars   version packed
     packed  as for use. A window that its holder uses is unused again. Reply: how many were.
 tidegate_calendar_begin      1 calendars   version token
@@ -78,11 +81,11 @@ OUT OF MEMORY. book and use may not run then; the others take next to nothing.
 ONE CALL: one user, where 10 windows a second may be handed out, of 5 seconds each.
     packed = msgpack([2000, 5000, 1, 100000, 60000, ["g1"],
                       ["{p}:appointment:9f", 1, 1800000, 0, 0]])
-    FCALL tidegate_calendar_book_2 2 {p}:calendars {p}:calendars:asked 2 <packed>
+    FCALL tidegate_calendar_book_2 2 {p}:calendars {p}:calendars:asked 3 <packed>
     -> msgpack([1767225600000, 1767225602000, 5000])
 --]==]
 
-local VERSION = 2
+local VERSION = 3
 local WISHES_MAX = 1000        -- Bounds how long one call holds the server: about 5 ms.
 local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values.
 local WIDTH_MS_MAX = 99999     -- Five digits.
@@ -303,20 +306,21 @@ local function use(keys, args)
   local holders, windows = read_holders(args[2])
   local now_ms = math.floor(now_us() / 1000)
 
-  local reply, taken = {now_ms}, {}
+  local reply, told = {now_ms}, {}
   for _, holder in ipairs(holders) do
-    local takes = now_ms >= holder.starts and now_ms < holder.grace_ends
-      and is_free(windows[holder.key], holder)
-    if takes then
-      windows[holder.key] = {starts = holder.starts, holder = holder.who}
-      taken[#taken + 1] = holder
+    local window, early = windows[holder.key], now_ms < holder.starts
+    local takes = not early and now_ms < holder.grace_ends and is_free(window, holder)
+    if takes or early and not window then
+      windows[holder.key] = {starts = holder.starts, holder = takes and holder.who or nil}
+      told[#told + 1] = {holder, takes and holder.who or nil}
     end
     reply[#reply + 1] = takes and 1 or 0
   end
 
   -- Point of no return.
-  for _, holder in ipairs(taken) do
-    redis.call('SET', holder.key, written(holder.starts, holder.width, holder.who),
+  for _, entry in ipairs(told) do
+    local holder = entry[1]
+    redis.call('SET', holder.key, written(holder.starts, holder.width, entry[2]),
       'PX', holder.grace_ends - now_ms)
   end
   return cmsgpack.pack(reply)

@@ -133,6 +133,7 @@ class Calendar:
         """Take each holder's window for its intent, in order; say when it comes.
 
         Where the arrival keeps its place, the window is this intent's alone, however often it asks.
+        Who comes early keeps its window also where it was forgotten: `book` tells it again.
         """
         arrivals: list[Arrival] = []
         for first in range(0, len(holders), WISHES_PER_CALL_MAX):

@@ -62,6 +62,9 @@ DEADLINE. The predicted wait is in-flight / service rate, those included whom th
 would wait longer than its ttl_ms or the policy's wait_max_ms is refused, and told when the excess
 will have been served. This bounds a queue and no rate: who serves faster than was measured makes
 room faster, so a rate that is told too low costs nothing while its queue keeps the workers busy.
+Where none was measured, service_per_s_min is the guess that ttl_ms is judged by: else a flood that
+comes before the first measure, or without any governor, is accepted into a queue which outlasts its
+deadlines. wait_max_ms does not bind by a guess, and no predicted wait is told by it.
 
 STOCK AND BUDGET. Whoever reads a balance from the database tells it with its version; the highest
 version stays, and being told the same again keeps it fresh. A version older than a minute gives way
@@ -140,6 +143,7 @@ tidegate_admit_2  8 in_flight epoch unreconciled policy level balances units ahe
                               ahead, left
             9 lasts           flat, for other refusals: candidate, until when what it wants lasts as
                               it is taken now, in ms of Unix time; none where nobody knows
+            10 amounts        for each of the shortages, how much the candidate wants of the balance
             What binds, first to last: a balance that is gone for good; level (closed, or paused
             issuance) and merchant (paused), with a wait of 0, for nobody here knows when they end;
             a balance whose rest is on its way to others; else the layer with the longest wait, of
@@ -191,11 +195,11 @@ ONE CALL: a candidate with the limits of a user (1 a second, burst 5) and a gate
                       ["{p}:user:9f", "{p}:gateway:g1"], [1, 2], ["g1"], [], [], [],
                       [[2]], [1, 0, 0], [1, 0, 1], [], [60000]])
     FCALL tidegate_admit_2 8 {p}:in_flight {p}:epoch {p}:unreconciled {p}:policy {p}:level
-          {p}:balances {p}:units {p}:ahead 2 <16 bytes> <packed>
-    -> msgpack([0, 1, [], [1000000, 20000, 200000], 0, 0, 0, [], []])
+          {p}:balances {p}:units {p}:ahead 3 <16 bytes> <packed>
+    -> msgpack([0, 1, [], [1000000, 20000, 200000], 0, 0, 0, [], [], []])
 --]==]
 
-local VERSION = 2
+local VERSION = 3
 local CANDIDATES_MAX = 1000    -- Bounds how long one call holds the server: about 10 ms.
 local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values; even, to keep pairs.
 local ID_BYTES = 16
@@ -357,7 +361,9 @@ local function want_of(batch, route)
   return batch.wants[batch.facts[3 * route]]
 end
 
--- Returns the policy in force: what was published, under what is ordered. -1: not known.
+-- Returns the policy in force: what was published, under what is ordered. -1: not known. The deadline
+-- goes by trusted_per_s: the service rate, or where that is not known a guess, which no longest wait
+-- was set for.
 local function read_policy(batch, policy_key, now)
   local published, ordered = read_published(policy_key), batch.ordered
   local policy = {level = published[4], admitted_per_s = published[5],
@@ -374,6 +380,10 @@ local function read_policy(batch, policy_key, now)
     if ordered[2] >= 0 then policy.admitted_per_s = ordered[2] end
     if ordered[3] >= 0 then policy.service_per_s = ordered[3] end
     policy.wait_max_ms = math.min(policy.wait_max_ms, ordered[4])
+  end
+  policy.trusted_per_s = policy.service_per_s
+  if policy.service_per_s <= 0 then
+    policy.trusted_per_s, policy.wait_max_ms = batch.service_per_s_min, math.huge
   end
   return policy
 end
@@ -497,31 +507,34 @@ end
 
 -- admit: decide ----------------------------------------------------------------------------------
 
--- Returns the first balance that a want finds gone for good, else the first that is too short.
+-- Returns the first balance that a want finds gone for good, else the first that is too short; how
+-- much it wants of that; and whether it is gone.
 local function find_shortage(balances, want)
-  local short = nil
+  local short, amount = nil, nil
   for i = 1, #want, 2 do
     local balance = balances[want[i]]
     if balance and balance.fresh then
-      if balance.left == 0 and balance.reserved == 0 then return balance, true end
-      if balance.left - balance.ahead < want[i + 1] then short = short or balance end
+      if balance.left == 0 and balance.reserved == 0 then return balance, want[i + 1], true end
+      if not short and balance.left - balance.ahead < want[i + 1] then
+        short, amount = balance, want[i + 1]
+      end
     end
   end
-  return short, false
+  return short, amount, false
 end
 
--- Returns the layer that refuses whatever the rates are, and the shortage if it is that.
+-- Returns the layer that refuses whatever the rates are, and as `find_shortage` if it is that.
 local function find_bar(batch, policy, balances, candidate, route)
   local want = balances and want_of(batch, route)
-  local short, final = nil, false
-  if want then short, final = find_shortage(balances, want) end
-  if final then return short.layer, short, final end
+  local short, amount, final = nil, nil, false
+  if want then short, amount, final = find_shortage(balances, want) end
+  if final then return short.layer, short, amount, final end
   if policy.level >= CLOSED then return LAYER_LEVEL end
   if policy.level >= THROTTLED and class_of(batch, candidate) == CLASS_ISSUANCE then
     return LAYER_LEVEL
   end
   if is_paused(batch, route) then return LAYER_MERCHANT end
-  if short then return short.layer, short, false end
+  if short then return short.layer, short, amount, false end
 end
 
 -- Within a call rooms only shrink. So a route or a cell that has none is remembered as `full`, and
@@ -564,9 +577,8 @@ end
 
 -- Returns how many may be in flight before a candidate so that it is served in time.
 local function in_time_max(batch, policy, candidate)
-  if policy.service_per_s <= 0 then return math.huge end
   local ttl_ms = batch.ttls_ms[candidate] or batch.ttls_ms[1]
-  return policy.service_per_s * math.min(ttl_ms, policy.wait_max_ms) / 1000
+  return policy.trusted_per_s * math.min(ttl_ms, policy.wait_max_ms) / 1000
 end
 
 local function take_units(balances, want)
@@ -602,19 +614,21 @@ local function take_if_fits(batch, rooms, full, level, candidate, user, conversa
 end
 
 -- Takes the candidates in their precedence. Returns the admitted; the refused; of those the layers
--- that bar them whatever the rates are; and the shortages, as the reply tells them.
+-- that bar them whatever the rates are; and the shortages and amounts, as the reply tells them.
 -- A limit or a route that is not there faults here on nil, before anything is written.
 local function decide(batch, policy, balances, level, rooms, in_flight)
   local takes, order, in_flight_max = batch.takes, batch.order, batch.in_flight_max
-  local admitted, refused, bars, shortages, full = {}, {}, {}, {}, {}
+  local admitted, refused, bars, shortages, amounts, full = {}, {}, {}, {}, {}, {}
   local barring = has_bars(batch, policy, balances)
   local common_max = #batch.ttls_ms == 1 and in_time_max(batch, policy, 1)
   for turn = 1, batch.count do
     local candidate = order and order[turn] or turn
     local at = 3 * candidate
     local user, conversation, route = takes[at - 2], takes[at - 1], takes[at]
-    local bar, short, final
-    if barring then bar, short, final = find_bar(batch, policy, balances, candidate, route) end
+    local bar, short, amount, final
+    if barring then
+      bar, short, amount, final = find_bar(batch, policy, balances, candidate, route)
+    end
     if not bar and in_flight < in_flight_max
         and in_flight <= (common_max or in_time_max(batch, policy, candidate))
         and take_if_fits(batch, rooms, full, level, candidate, user, conversation, route) then
@@ -629,10 +643,11 @@ local function decide(batch, policy, balances, level, rooms, in_flight)
         local n = #shortages
         shortages[n + 1], shortages[n + 2] = candidate, final and 1 or 0
         shortages[n + 3], shortages[n + 4] = short.ahead, short.left
+        amounts[#amounts + 1] = amount
       end
     end
   end
-  return admitted, refused, bars, shortages
+  return admitted, refused, bars, shortages, amounts
 end
 
 -- Moves each limit's backlog on by what was taken from its room; returns the limits that moved.
@@ -684,7 +699,7 @@ local function explain(batch, policy, level, refused, bars, backlogs, rooms, in_
     for _, limit in ipairs(full_of[route]) do consider_full(limit) end
     local excess = in_flight - in_time_max(batch, policy, candidate)
     if excess > 0 then
-      consider(LAYER_DEADLINE, (excess + turn_at('deadline')) / policy.service_per_s * 1000000)
+      consider(LAYER_DEADLINE, (excess + turn_at('deadline')) / policy.trusted_per_s * 1000000)
     end
     if level then
       local class = class_of(batch, candidate)
@@ -791,7 +806,7 @@ local function admit(keys, args)
   local backlogs, rooms_before, rooms = read_limits(batch, now)
   local balances = read_balances(batch, keys[6], keys[8], now)
 
-  local admitted, refused, bars, shortages =
+  local admitted, refused, bars, shortages, amounts =
     decide(batch, policy, balances, level, rooms, in_flight)
   local moved = move_backlogs(batch, backlogs, rooms_before, rooms)
   local refusals = explain(batch, policy, level, refused, bars, backlogs, rooms,
@@ -813,7 +828,7 @@ local function admit(keys, args)
   if level then remember_cells(keys[5], level.names, batch.seen_us, now) end
   local wait_ms = policy.service_per_s > 0 and ceil(in_flight * 1000 / policy.service_per_s) or 0
   return cmsgpack.pack({reconciled and 1 or 0, in_flight, refusals, backlogs, policy.level,
-    policy.fresh and 1 or 0, wait_ms, shortages, lasts})
+    policy.fresh and 1 or 0, wait_ms, shortages, lasts, amounts})
 end
 
 -- settle, release, tell --------------------------------------------------------------------------

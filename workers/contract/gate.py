@@ -3,8 +3,9 @@
 One call to the function library in gate.lua serves a whole batch; its header is the specification.
 The gate holds no truth. What it forgets costs speed only: until it is reconciled with the open
 intents of the journal, it admits a small fixed rate. When it cannot be asked it raises
-`GateUnreachable`, and nothing is admitted. An admission whose reply was lost leaves its ids in
-flight; the next reconciliation removes them, since nobody journalled them.
+`GateUnreachable`, and nothing is admitted. An admission whose reply was lost may leave its ids in
+flight, until the caller releases them or, once they are old enough, a reconciliation removes them:
+nobody journalled them.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Gate:
     """Admission by batches. Every method may raise `GateUnreachable`.
 
     `in_flight_max` bounds the intents without outcome. `unreconciled_rate`, a second, is admitted
-    while the gate does not know them; and a service rate that was published counts for no less once
-    its governor is silent.
+    while the gate does not know them; deadlines are judged by it before a service rate was measured;
+    and one that was published counts for no less once its governor is silent.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Gate:
 
         Of what is scarce, better classes take first. Limits that are left out do not bind. Beyond
         `CANDIDATES_PER_CALL_MAX` candidates it takes several calls; if one of them fails, the
-        earlier calls' ids stay in flight until the next reconciliation.
+        earlier calls' ids stay in flight until the caller releases them all, or a reconciliation does.
         """
         verdicts: list[Verdict] = []
         for first in range(0, len(candidates), CANDIDATES_PER_CALL_MAX):

@@ -29,6 +29,7 @@ class _Reply(Struct, array_like=True):
     predicted_wait_ms: int
     shortages: list[int]
     lasts: list[int]
+    amounts: list[int]
 
 
 class Reply:
@@ -42,7 +43,7 @@ class Reply:
         self.policy_fresh = reply.policy_fresh == 1
         self.predicted_wait_ms = reply.predicted_wait_ms
         self.refusals = _refusals(reply.refusals)
-        self.shortages = _shortages(reply.shortages)
+        self.shortages = _shortages(reply.shortages, reply.amounts)
         self.lasts_until_ms = _lasts(reply.lasts)
         self._backlogs_us = reply.backlogs_us
         self._quotas: dict[int, Quota] = {}
@@ -72,12 +73,14 @@ def _refusals(flat: list[int]) -> dict[int, tuple[str, int]]:
     }
 
 
-def _shortages(flat: list[int]) -> dict[int, tuple[bool, int, int]]:
-    """Return by candidate whether a shortage is final, what is ahead, and what is left."""
+def _shortages(flat: list[int], amounts: list[int]) -> dict[int, tuple[bool, int, int, int]]:
+    """Return by candidate whether a shortage is final, what is ahead, left, and wanted."""
     each = iter(flat)
     return {
-        candidate - 1: (final == 1, ahead, left)
-        for candidate, final, ahead, left in zip(each, each, each, each, strict=True)
+        candidate - 1: (final == 1, ahead, left, wanted)
+        for candidate, final, ahead, left, wanted in zip(
+            each, each, each, each, amounts, strict=True
+        )
     }
 
 

@@ -5,8 +5,13 @@ anywhere. Ids are added that were open when the journal was read: at worst one o
 settled since, and is counted until the next round. Ids are removed that were not open then and
 were made more than a grace before the reconciliation began, so that they are settled or never will
 be journalled: an id that is admitted while a slow reconciler runs is younger than what it removes.
-Counting too much admits too little, for one round; the bound is never overrun. Units are held by
-ids in flight only, so they are looked at last, when the set is right.
+Counting too much admits too little, for one round.
+
+Too few are counted after a flush only: ids that were admitted before it, and journalled after the
+open ones were read, are missing until a later round reads again. They are what was on its way to
+the journal at that moment, and by so much the bound may be overrun.
+
+Units are held by ids in flight only, so they are looked at last, when the set is right.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ _NO_WANT = 0
 _NO_CAMPAIGN_LIMITS: Final = CampaignLimits()
 _ORDER: Final = IntentClass.ORDER
 _ADMITTED: Final = (None, 0)
-_NO_SHORTAGE: Final = (False, 0, 0)
+_NO_SHORTAGE: Final = (False, 0, 0, 0)
 
 
 class _Own:
@@ -125,7 +125,8 @@ class Batch:
         """Return the last argument of tidegate_admit_2.
 
         The unreconciled rate is what is trusted to be served where nothing is known. So it is also
-        what a service rate that nobody measures any more counts for at least.
+        what deadlines are judged by before a service rate was measured, and what one that nobody
+        measures any more counts for at least.
         """
         return msgspec.msgpack.encode(
             (
@@ -161,7 +162,7 @@ class Batch:
             if plan.gateway_limit is not None:
                 gateway = reply.quota(plan.gateway, plan.gateway_limit)
             limit, retry_after_ms = reply.refusals.get(at, _ADMITTED)
-            final, ahead, left = reply.shortages.get(at, _NO_SHORTAGE)
+            final, ahead, left, wanted = reply.shortages.get(at, _NO_SHORTAGE)
             verdicts.append(
                 Verdict(
                     limit is None,
@@ -178,6 +179,7 @@ class Batch:
                     ahead,
                     left,
                     reply.lasts_until_ms.get(at),
+                    wanted,
                 )
             )
         return verdicts

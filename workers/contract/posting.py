@@ -21,7 +21,7 @@ from typing import Final
 import h11
 from msgspec import Struct
 
-from workers.domain.delivery import Answer, retry_after_s
+from workers.domain.delivery import ERROR_CHARS_MAX, Answer, retry_after_s
 from workers.domain.destination import Destination, Refused, check_address, destination_of
 
 USER_AGENT: Final = "Tidegate-Webhooks/1"
@@ -100,7 +100,7 @@ class Poster:
             answer = Answer(error=f"not HTTP: {error}")
         return Answer(
             status=answer.status,
-            error=answer.error,
+            error=answer.error[:ERROR_CHARS_MAX],
             retry_after_s=answer.retry_after_s,
             body=answer.body,
             took_ms=(time.monotonic() - began) * 1000,

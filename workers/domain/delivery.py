@@ -54,6 +54,8 @@ BACKLOG_MAX: Final = 1_000_000
 # What a receiver may ask for by Retry-After; a typing error of its own must not end in silence.
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, HOUR_S
 
+ERROR_CHARS_MAX: Final = 200  # it may quote the receiver, and is kept with every event
+
 FAILURES_MAX: Final = 5  # in a row: then the endpoint fails, not the event
 PROBE_PAUSE_MIN_S, PROBE_PAUSE_MAX_S = 1.0, MINUTE_S
 
@@ -103,7 +105,7 @@ class Judgement(Struct, frozen=True):
 
 
 def judge(answer: Answer, attempts: int, age_s: float, spread: float) -> Judgement:
-    """Decide about an event that was attempted `attempts` times before, and occurred `age_s` ago.
+    """Decide about an event that was attempted `attempts` times before, and queued `age_s` ago.
 
     `spread` is drawn from 0 to 1.
     """
@@ -136,7 +138,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return float(text[:9])
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)

@@ -54,11 +54,13 @@ _NOT_PUBLIC_6: Final[list[Network]] = [
 ]
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 # Never, not even where private addresses are allowed: nobody's receiver, but where clouds hand out
-# credentials (link-local; Alibaba's and AWS's own), nobody's own address, everybody's address.
+# credentials (link-local; Alibaba's and AWS's own), nobody's own address, everybody's address, and
+# what a translator or relay of whoever's network makes an IPv4 address of (local-use NAT64, 6to4).
 _NEVER: Final[list[Network]] = [
     *map(IPv4Network, ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")),
     IPv4Network("100.100.100.200/32"),
     *map(IPv6Network, ("::/128", "fe80::/10", "ff00::/8", "fd00:ec2::254/128")),
+    *map(IPv6Network, ("64:ff9b:1::/48", "2002::/16")),
 ]
 
 
@@ -112,16 +114,17 @@ def destination_of(url: str, *, allow_private: bool = False) -> Destination:
 def check_address(text: str, *, allow_private: bool = False) -> Address:
     """Read a resolved address. Raises Refused for one that is not of the public Internet.
 
-    What an IPv6 address carries inside it (mapped, translated) is judged as what it carries.
+    What an IPv6 address carries inside it (mapped, translated) is judged as what it carries; but a
+    translated one is called as it is: where it was found, IPv4 may lead nowhere.
     """
     try:
-        address = _unwrapped(ip_address(text.partition("%")[0]))
+        address = _unmapped(ip_address(text.partition("%")[0]))
     except ValueError:
         raise Refused(f"{text} is no address") from None
     if allow_private:
-        if _within(address, _NEVER):
+        if _within(_carried(address), _NEVER):
             raise Refused(f"{text} is nobody's receiver")
-    elif not _is_public(address):
+    elif not _is_public(_carried(address)):
         raise Refused(f"{text} is not an address of the public Internet")
     return address
 
@@ -140,12 +143,16 @@ def _host(host: str) -> str:
     return host
 
 
-def _unwrapped(address: Address) -> Address:
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address in _NAT64:
-            return IPv4Address(int(address) & 0xFFFF_FFFF)
+def _unmapped(address: Address) -> Address:
+    """Take an IPv4 address out of the form in which it never travels."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _carried(address: Address) -> Address:
+    """Return the IPv4 address that a translator makes of it, or the address itself."""
+    if _within(address, [_NAT64]):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address
 
 

@@ -118,18 +118,16 @@ def step(state: State, sample: Sample, tuning: Tuning) -> State:
     return state
 
 
-def policy_of(state: State, tuning: Tuning, now_ms: int) -> Policy:
-    """Return what to publish at `now_ms`, Unix time, taken with the last sample.
+def policy_of(state: State, tuning: Tuning, since_ms: int) -> Policy:
+    """Return what to publish. A rate is told from `shedding` on.
 
-    A rate is told from `shedding` on. `since_ms` is the level's age off `now_ms`, and so may differ
-    by the milliseconds between two readings of two clocks.
+    `since_ms` is `level_since_s` in Unix time, which no rule listens to.
     """
     sheds = state.level.rank >= Level.SHEDDING.rank
-    age_s = 0.0 if state.at_s is None else state.at_s - state.level_since_s
     return Policy(
         level=state.level,
         reason=state.reason,
-        since_ms=now_ms - round(1_000 * age_s),
+        since_ms=since_ms,
         admitted_per_s=_admitted_per_s(state, tuning) if sheds else None,
         service_per_s=state.service.per_s,
         predicted_wait_ms=round(state.wait_ms),
@@ -191,21 +189,22 @@ def _unheard_since_s(state: State, sample: Sample) -> float | None:
 
     Who accepts nothing need not hear anything: at night silence is no sign.
     """
-    nothing_open = sample.in_flight == 0 and sample.oldest_ms is None
-    if sample.decided or nothing_open:
+    nothing_in_flight = sample.in_flight == 0 and not sample.oldest_ms
+    if sample.decided or nothing_in_flight:
         return None
-    if state.unheard_since_s is None and sample.accepted:
-        return sample.at_s - sample.interval_s
-    return state.unheard_since_s
+    since_s = state.unheard_since_s
+    if since_s is None and sample.accepted:
+        since_s = sample.at_s - sample.interval_s
+    # Nothing is open: what the gate counts is not in the journal yet, or never will be.
+    return sample.at_s if since_s is not None and sample.oldest_ms == 0 else since_s
 
 
 def _service(service: ServiceRate, sample: Sample) -> ServiceRate:
     if sample.decided is None:
         return service
-    busy = sample.busy
-    if busy is None:  # More was left over than one interval takes: there was no lack of work.
-        busy = float(sample.in_flight is not None and sample.in_flight > sample.decided)
-    return measured(service, sample.decided, min(max(busy, 0.0), 1.0), sample.interval_s)
+    # More was left over than one interval takes: there was no lack of work.
+    busy = sample.in_flight is not None and sample.in_flight > sample.decided
+    return measured(service, sample.decided, sample.interval_s, busy=busy)
 
 
 def _age_ms(sample: Sample) -> float:

@@ -26,8 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 MEMORY_S: Final = 2.0  # busy time in which an old measurement fades to a third
-FIRST_S: Final = 0.5  # busy time before anything is said: two samples
-BUSY_MIN: Final = 0.8  # share of an interval; below it, arrivals are measured and not the service
+FIRST_S: Final = 0.5  # faded busy time before anything is said: three samples of 250 ms
 PAUSE_S: Final = 1.0
 LUCK_MAX: Final = 3.0
 _FADING: Final = 1 / MEMORY_S
@@ -50,15 +49,15 @@ class ServiceRate(Struct, frozen=True):
         return self.decided / self.busy_s if self.busy_s >= FIRST_S and self.decided > 0 else None
 
 
-def measured(rate: ServiceRate, decided: int, busy: float, interval_s: float) -> ServiceRate:
+def measured(rate: ServiceRate, decided: int, interval_s: float, *, busy: bool) -> ServiceRate:
     """Return the estimate after an interval in which `decided` intents were.
 
-    `busy` is the share of the interval, 0 to 1, in which there was work for the workers.
+    `busy`: there was no lack of work for the workers. Else arrivals are measured, not the service.
     """
-    if busy < BUSY_MIN or interval_s <= 0:
+    if not busy or interval_s <= 0:
         # Who ran out of work was not silent, but idle.
         return rate if rate.silent_s == 0 else replace(rate, silent_s=0.0)
-    busy_s = busy * interval_s
+    busy_s = interval_s
     if decided <= 0:
         return replace(rate, silent_s=rate.silent_s + busy_s)
     if rate.silent_s <= PAUSE_S:

@@ -19,10 +19,9 @@ class Sample(Struct, frozen=True, kw_only=True):
     in_flight: int | None = None  # accepted, no outcome yet
     accepted: int | None = None  # in the interval
     decided: int | None = None  # in the interval
-    oldest_ms: float | None = None  # age of the oldest open intent; None also: nothing is open
+    oldest_ms: float | None = None  # age of the oldest open intent; 0: nothing is open
     sojourn_p50_ms: float | None = None  # of those decided in the interval; None also: none was
     sojourn_p99_ms: float | None = None  # likewise; told to operators, no rule listens to it
-    busy: float | None = None  # share of the interval in which there was work for the workers
     postgres_connections_share: float | None = None  # of the connections that may be open
     valkey_memory_share: float | None = None  # of its maxmemory
     dispatch_lag_ms: float | None = None  # how long the oldest overdue hint is overdue

@@ -46,6 +46,7 @@ class Probe(Generic[T]):
         self._timeout_s = timeout_s
         self._answered = threading.Event()
         self._asked_at: float | None = None  # None: no question is open
+        self._late: Answer[T] | None = None  # to the question before, which nobody has read
         self._value: T | None = None
         self._ms: float | None = None
         self._failing = False
@@ -53,19 +54,29 @@ class Probe(Generic[T]):
     def ask(self) -> None:
         """Put the question, unless the last one is still open."""
         if self._asked_at is None or self._answered.is_set():
+            self._late = None if self._asked_at is None else Answer(self._value, self._ms)
             self._answered.clear()
             self._asked_at = time.monotonic()
             threading.Thread(target=self._run, name=f"probe {self._name}", daemon=True).start()
 
     def answer(self, wait_s: float) -> Answer[T]:
-        """Return the answer to the open question, waiting so long at most."""
+        """Return the answer to the open question, waiting so long at most.
+
+        If it does not come in time, the one that came too late for the question before will do. A
+        dependency that failed counts as away until it answers, however long it takes to fail again.
+        """
         if self._asked_at is None:
             raise AssertionError("an answer comes after its question")
-        if not self._answered.wait(wait_s):
-            waited_s = time.monotonic() - self._asked_at
-            return Answer(None, waited_s * 1_000 if waited_s < self._timeout_s else None)
-        self._asked_at = None
-        return Answer(self._value, self._ms)
+        in_time = self._answered.wait(wait_s)
+        late, self._late = self._late, None
+        if in_time:
+            self._asked_at = None
+            return Answer(self._value, self._ms)
+        if late is not None:
+            return late
+        waited_s = time.monotonic() - self._asked_at
+        away = self._failing or waited_s >= self._timeout_s
+        return Answer(None, None if away else waited_s * 1_000)
 
     def _run(self) -> None:
         began = time.monotonic()

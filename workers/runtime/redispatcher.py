@@ -20,6 +20,9 @@ from workers.store.pool import WORKER, Session, opener
 _log = structlog.get_logger()
 
 COUPONS_INTERVAL_S = 10.0
+# Else a leak too small to show in the counts would hold its units for as long as the load lasts.
+# Half a million open ids take 1.5 s and 100 MB, of the gate's time 0.1 s in steps of 0.2 ms.
+WHOLE_INTERVAL_S = 60.0
 CLAIMS_INTERVAL_S = 30.0
 CLAIMS_OLDER_MS = 60_000  # no batch lives this long: its statements are bounded
 PARTITIONS_INTERVAL_S = 3_600.0
@@ -80,8 +83,9 @@ def build_schedule(settings: Settings) -> Schedule:
         lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
     )
     reconcile_s = settings.redispatcher.reconcile_interval_ms / 1000
+    schedule.add("reconcile whole gate", WHOLE_INTERVAL_S, lambda: _reconcile(gate, store))
     schedule.add("reconcile unknown gate", 0, lambda: _reconcile_unknown(gate, store))
-    schedule.add("reconcile gate", reconcile_s, lambda: _reconcile(gate, store))
+    schedule.add("reconcile gate", reconcile_s, lambda: _reconcile(gate, store, store.open_count))
     schedule.add("hint", 0, lambda: _told(duties.hint))
     schedule.add("expire orders", 0, lambda: _told(duties.expire_orders))
     schedule.add("expire coupons", COUPONS_INTERVAL_S, lambda: _told(duties.expire_coupons))
@@ -104,11 +108,11 @@ def _reconcile_unknown(gate: Gate, store: RedispatchStore) -> None:
         _reconcile(gate, store)
 
 
-def _reconcile(gate: Gate, store: RedispatchStore) -> None:
-    done = gate.reconcile(
-        lambda: redispatch.open_ids(store.connection), open_count=store.open_count
-    )
-    if not done.compared_only:
+def _reconcile(
+    gate: Gate, store: RedispatchStore, open_count: Callable[[], int] | None = None
+) -> None:
+    done = gate.reconcile(lambda: redispatch.open_ids(store.connection), open_count=open_count)
+    if done.added or done.removed or not done.finished:
         _log.info("gate reconciled", added=done.added, removed=done.removed, finished=done.finished)
 
 

@@ -1,11 +1,10 @@
 """The watchdog: ends a worker that has gone deaf.
 
-A late acknowledgement that fails because the broker went away leaves its message unacknowledged for
-ever; with a prefetch of one the consumer then waits for it instead of asking for the next, never
-touches its connection again, and never learns that the broker is back. (Seen: Valkey killed under
-load, both workers idle beside a full queue.) Other causes of the same silence are on record for
-other versions. So the symptom is watched, not the cause: hints wait, nothing is in hand, and nothing
-is taken for `DEAF_AFTER_S`. Then the process ends, and its supervisor starts another.
+A consumer with a prefetch of one that loses its place never asks for the next hint, and never
+learns that the broker is back. `contract.transport` frees the place where an acknowledgement fails;
+other causes of the same silence are on record for other versions. So the symptom is watched, not
+the cause: hints wait, nothing is in hand, and nothing is taken for `DEAF_AFTER_S`. Then the process
+ends, and its supervisor starts another.
 
 A worker whose batch takes long, or waits for a paused database, is not deaf: it has work in hand.
 """

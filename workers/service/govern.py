@@ -111,6 +111,8 @@ class Governor:
         self._meter = _Meter()
         self._teller = _Teller(gate, clock)
         self._seen: tuple[Policy, float] | None = None  # another's policy, and when it was in force
+        self._since: tuple[float, int] | None = None  # of the level: by our clock, and in Unix ms
+        self._ordered: LevelOrder | None = None  # as read last
 
     def tick(self) -> TickReport:
         """Measure, decide, publish; or watch another who leads. Raises no error of a dependency."""
@@ -137,9 +139,9 @@ class Governor:
         """Nobody hears us; who leads goes on measuring, so as to know what was when all is back."""
         if self._state is None:
             return TickReport()
-        look, sample = self._measured(published=None, valkey_ms=None)
+        _, sample = self._measured(published=None, valkey_ms=None)
         self._state = step(self._state, sample, self._tuning)
-        return TickReport(sample=sample, ordered=_ordered(look))
+        return TickReport(sample=sample, ordered=self._ordered)
 
     def _follow(self, published: Published) -> TickReport:
         """Remember what holds, for the day we take over."""
@@ -150,8 +152,11 @@ class Governor:
 
     def _begin(self, epoch: int, published: Published) -> TickReport:
         """Begin where the last leader stopped, and say so at once: its lease is running out."""
-        self._state = taken_over(self._last_word(published), self._clock())
-        self._meter.begin(self._clock())
+        word, at_s = self._last_word(published), self._clock()
+        self._state = taken_over(word, at_s)
+        self._since = (at_s, word.since_ms) if word is not None and word.since_ms else None
+        self._ordered = None
+        self._meter.begin(at_s)
         self._sources.hear()  # what was heard before is no part of the first interval
         self._teller.forget()
         return self._published(epoch, TickReport(epoch=epoch))
@@ -170,7 +175,7 @@ class Governor:
         assert self._state is not None, "who does not lead does not govern"
         self._state = step(self._state, sample, self._tuning)
         report = self._published(
-            epoch, TickReport(epoch=epoch, sample=sample, ordered=_ordered(look))
+            epoch, TickReport(epoch=epoch, sample=sample, ordered=self._ordered)
         )
         if not report.published or look.balances is None:
             return report
@@ -193,14 +198,25 @@ class Governor:
         return replace(report, policy=policy, published=True)
 
     def _policy(self, state: State, ordered: LevelOrder | None) -> Policy:
-        now_ms = self._unix_ms()
-        policy = policy_of(state, self._tuning, now_ms)
+        since_ms = self._since_ms(state)
+        policy = policy_of(state, self._tuning, since_ms)
         if ordered is None or ordered.level is not Level.SHEDDING:
             return policy
         if policy.admitted_per_s is not None:
             return policy
-        shedding = policy_of(replace(state, level=Level.SHEDDING), self._tuning, now_ms)
+        shedding = policy_of(replace(state, level=Level.SHEDDING), self._tuning, since_ms)
         return replace(policy, admitted_per_s=shedding.admitted_per_s)
+
+    def _since_ms(self, state: State) -> int:
+        """Return when the level began: one number for as long as it goes on.
+
+        Two clocks that are read anew each time tell a little otherwise each time, and every gate
+        would take that for a change of the level.
+        """
+        if self._since is None or self._since[0] != state.level_since_s:
+            age_s = 0.0 if state.at_s is None else self._clock() - state.level_since_s
+            self._since = state.level_since_s, self._unix_ms() - round(1_000 * age_s)
+        return self._since[1]
 
     def _measured(
         self, published: Published | None, valkey_ms: float | None
@@ -208,6 +224,8 @@ class Governor:
         at_s = self._clock()
         heard = self._sources.hear()
         look = replace(self._sources.look(), heard=heard)
+        if look.load is not None:  # else what was ordered last still is, as far as is known
+            self._ordered = look.load.ordered
         return look, self._meter.sample(look, published, valkey_ms, at_s)
 
 
@@ -238,7 +256,7 @@ class _Meter:
             in_flight=None if in_flight is None else in_flight[1],
             accepted=_accepted(self._in_flight, in_flight, decided),
             decided=decided,
-            oldest_ms=None if load is None else load.oldest_ms,
+            oldest_ms=None if load is None else load.oldest_ms or 0.0,
             sojourn_p50_ms=None if heard is None else _percentile(heard.sojourns_ms, 0.50),
             sojourn_p99_ms=None if heard is None else _percentile(heard.sojourns_ms, 0.99),
             postgres_connections_share=None if load is None else load.connections_share,
@@ -301,7 +319,3 @@ class _Teller:
         known.update((balance.key, balance.version) for balance in told)
         self._versions = {key: version for key, version in known.items() if key in scarce_keys}
         return len(told)
-
-
-def _ordered(look: Look) -> LevelOrder | None:
-    return None if look.load is None else look.load.ordered

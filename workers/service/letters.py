@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -76,10 +77,15 @@ class Writer:
         return Letter(event_id, body_of_test(event_id, now, endpoint.gateway_id, self._source))
 
     def sign(self, endpoint: Endpoint, letter: Letter) -> dict[str, str]:
-        """Return the headers of an attempt that is made now. Raises SecretGone."""
-        signed_by = [
-            self._secrets.secret_of(endpoint.endpoint_id, ref) for ref in endpoint.secret_refs
-        ]
+        """Return the headers of an attempt that is made now.
+
+        Raises SecretGone where the current secret is; a former one that is gone signs no more.
+        """
+        current, *former = endpoint.secret_refs
+        signed_by = [self._secrets.secret_of(endpoint.endpoint_id, current)]
+        for ref in former:
+            with suppress(SecretGone):
+                signed_by.append(self._secrets.secret_of(endpoint.endpoint_id, ref))
         return headers_of(letter.message_id, int(time.time()), letter.body, signed_by)
 
     def _write_level(self, entry: Entry) -> Letter | None:

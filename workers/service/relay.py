@@ -21,7 +21,15 @@ from uuid import UUID
 from msgspec import Struct
 
 from workers.contract.webhook import SYSTEM
-from workers.domain.delivery import Answer, Fate, Judgement, is_failing, judge, probe_pause_s
+from workers.domain.delivery import (
+    ERROR_CHARS_MAX,
+    Answer,
+    Fate,
+    Judgement,
+    is_failing,
+    judge,
+    probe_pause_s,
+)
 from workers.service.letters import Letter, Poster, Writer, post_letter
 from workers.store.outbox import Entry, Result, Told
 from workers.store.webhooks import Endpoint, Health
@@ -108,7 +116,8 @@ class Lane(Struct):
 class Relay:
     """Delivers until it is stopped; for one event loop. The store is called from one thread.
 
-    `observe` hears of every attempt, `failed` of every error of the store.
+    `observe` hears of every attempt, `failed` of every error of the store, and of every entry that
+    cannot be written.
     """
 
     def __init__(
@@ -198,7 +207,13 @@ class Relay:
 
     def _begin(self, entry: Entry, told: Told | None, until: float, *, probe: bool) -> None:
         lane = self._lanes[entry.endpoint_id]
-        letter = self._writer.write(entry, told)
+        try:
+            letter = self._writer.write(entry, told)
+        except Exception as error:  # whatever is wrong with this one, the others go
+            self._failed(error)
+            answer = Answer(error=f"cannot be written: {error!r}"[:ERROR_CHARS_MAX])
+            self._tell(entry, judge(answer, entry.attempts, entry.age_s, random.random()), answer)
+            return
         if letter is None:
             self._tell(entry, Judgement(Fate.DEAD), Answer(error="its intent was removed by prune"))
             return
@@ -276,9 +291,14 @@ class Relay:
             await self._call(lambda: self._store.record(results))
             del self._results[: len(results)]
         if health:
-            await self._call(lambda: self._store.record_health(health))
-            for lane, recorded in zip(lanes, health, strict=True):
-                lane.unrecorded = lane.failures != recorded.failures
+            for lane in lanes:
+                lane.unrecorded = False  # what is heard meanwhile is recorded next time
+            try:
+                await self._call(lambda: self._store.record_health(health))
+            except BaseException:
+                for lane in lanes:
+                    lane.unrecorded = True
+                raise
 
     async def _refresh(self) -> None:
         """Learn which endpoints there are, and what other relays found of them."""

@@ -47,6 +47,13 @@ class Pause(Struct, frozen=True, kw_only=True):
     units: int | None = None
 
 
+class Holders(Struct, frozen=True, kw_only=True):
+    """Whom an extension touches: users, and the coupons they hold unredeemed."""
+
+    users: int
+    coupons: int
+
+
 class Extension(Struct, frozen=True, kw_only=True):
     """How long a campaign's coupons are good, and the campaign goes on; and before.
 
@@ -60,7 +67,7 @@ class Extension(Struct, frozen=True, kw_only=True):
     valid_until_before: datetime
     ends_at: datetime
     ends_at_before: datetime
-    touched: Touched | None = None
+    touched: Holders | None = None
     expired: int | None = None
 
 
@@ -217,7 +224,7 @@ def extend(
     touched, expired = None, None
     if pull.dry_run:
         users, coupons = campaigns.count_touched(connection, campaign_id)
-        touched = Touched(users=users, coupons=coupons, in_flight=0)
+        touched = Holders(users=users, coupons=coupons)
         (expired,) = counts(connection, _SQL.expired_count, where)
     with connection.transaction(force_rollback=pull.dry_run):
         connection.execute(_CAMPAIGNS.campaign_lock, where)

@@ -26,6 +26,7 @@ _SQL = queries("outbox")
 
 FIGURES_MAX = 100_000  # counted; beyond it a figure says "at least"
 SWEEP_MAX = 10_000  # rows given up, pruned or replayed in one commit
+PROBE_AGAIN_MS = 1_000  # after a look that found nothing to send
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -138,7 +139,15 @@ def claim_probes(connection: Connection, endpoint_ids: Sequence[int], lease_ms: 
         rows = connection.execute(
             _SQL.probes_take, {"endpoint_ids": bigints(endpoint_ids), "lease_ms": lease_ms}
         ).fetchall()
-        return claim(connection, {endpoint_id: 1 for (endpoint_id,) in rows}, lease_ms)
+        taken = {endpoint_id: 1 for (endpoint_id,) in rows}
+        entries = claim(connection, taken, lease_ms)
+        idle = taken.keys() - {entry.endpoint_id for entry in entries}
+        if idle:
+            connection.execute(
+                _SQL.probes_give_back,
+                {"endpoint_ids": bigints(list(idle)), "pause_ms": PROBE_AGAIN_MS},
+            )
+        return entries
 
 
 def read_told(connection: Connection, intent_ids: Sequence[UUID]) -> dict[UUID, Told]:

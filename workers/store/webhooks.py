@@ -12,7 +12,13 @@ from typing import Any
 from msgspec import Struct
 
 from workers.contract.webhook import WebhookSecrets
-from workers.domain.delivery import BACKLOG_MAX, EVENTS, disabling_reason, is_failing
+from workers.domain.delivery import (
+    BACKLOG_MAX,
+    EVENTS,
+    RETRY_DELAYS_S,
+    disabling_reason,
+    is_failing,
+)
 from workers.store.arrays import bigints
 from workers.store.campaigns import record_action
 from workers.store.outbox import FIGURES_MAX, SWEEP_MAX, Wanted, count_replayable, replay_many
@@ -38,7 +44,10 @@ class NewSecret(Struct, frozen=True, kw_only=True):
 
 
 class EndpointRecord(Struct, frozen=True, kw_only=True):
-    """What is told of an endpoint. `waiting` and `dead` are counted as far as `FIGURES_MAX`."""
+    """What is told of an endpoint. `waiting` and `dead` are counted as far as `FIGURES_MAX`.
+
+    `last_error` is the latest of what waits or was given up.
+    """
 
     endpoint_id: int
     gateway_id: str
@@ -57,7 +66,10 @@ class EndpointRecord(Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """An endpoint as a relay works with it. Nothing is sent within the next `pause_s`."""
+    """An endpoint as a relay works with it. Nothing is sent within the next `pause_s`.
+
+    The first of `secret_refs` is the current one.
+    """
 
     endpoint_id: int
     gateway_id: str
@@ -96,7 +108,10 @@ def register(
             _SQL.gateway_revoked_read, {"gateway_id": gateway_id}
         ).fetchone()
         if revoked is None or revoked[0]:
-            raise WebhookError(f"there is no gateway {gateway_id}, or it was revoked")
+            raise WebhookError(
+                f"there is no gateway {gateway_id}, or it was revoked; "
+                "`tidegate gateway list` names those there are"
+            )
         parameters = {
             "gateway_id": gateway_id,
             "url": url,
@@ -163,7 +178,10 @@ def enable(
             _SQL.gateway_revoked_read, {"gateway_id": gateway_id}
         ).fetchall()[0][0]
         if revoked:
-            raise WebhookError(f"gateway {gateway_id} was revoked")
+            raise WebhookError(
+                f"gateway {gateway_id} was revoked, for good; "
+                "register the endpoint for another: `tidegate webhook register`"
+            )
         if disabled:
             connection.execute(_SQL.endpoint_enable, {"endpoint_id": endpoint_id})
             _record(connection, actor, "enable", endpoint_id, reason)
@@ -179,11 +197,19 @@ def replay(
     reason: str | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Deliver settled events again, the oldest first; return how many. Commits in steps."""
+    """Deliver settled events again, the oldest first; return how many. Commits in steps.
+
+    Raises WebhookError for an endpoint that is disabled: nothing is delivered to it.
+    """
     # What is queued after this moment is none of this replay's.
     before = connection.execute(_SQL.clock_read).fetchall()[0][0]
     with connection.transaction():
-        _lock(connection, endpoint_id)
+        _, _, disabled, *_ = _lock(connection, endpoint_id)
+        if disabled:
+            raise WebhookError(
+                f"endpoint {endpoint_id} is disabled, and nothing is delivered to it; "
+                f"`tidegate webhook enable {endpoint_id}` first"
+            )
         count = count_replayable(connection, endpoint_id, wanted, before)
         if dry_run or not count:
             return count
@@ -225,7 +251,12 @@ def read_one(connection: Connection, endpoint_id: int, *, actor: str) -> Endpoin
 def list_endpoints(connection: Connection, endpoint_id: int | None = None) -> list[EndpointRecord]:
     """Return all endpoints, or the one that is named, with what waits for each."""
     rows = connection.execute(
-        _SQL.endpoints_list, {"endpoint_id": endpoint_id, "count_max": FIGURES_MAX}
+        _SQL.endpoints_list,
+        {
+            "endpoint_id": endpoint_id,
+            "count_max": FIGURES_MAX,
+            "delays_s": bigints(list(map(round, RETRY_DELAYS_S))),
+        },
     )
     fields = EndpointRecord.__struct_fields__
     return [EndpointRecord(**dict(zip(fields, row, strict=True))) for row in rows]
@@ -295,7 +326,7 @@ def _disable(connection: Connection, endpoint_id: int, why: str) -> bool:
 def _lock(connection: Connection, endpoint_id: int) -> tuple[Any, ...]:
     row = connection.execute(_SQL.endpoint_lock, {"endpoint_id": endpoint_id}).fetchone()
     if row is None:
-        raise WebhookError(f"there is no endpoint {endpoint_id}; see `webhook list`")
+        raise WebhookError(f"there is no endpoint {endpoint_id}; see `tidegate webhook list`")
     return row
 
 

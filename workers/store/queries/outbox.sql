@@ -46,6 +46,12 @@ UPDATE webhook_endpoints e SET not_before = clock_timestamp() + %(lease_ms)s * i
 FROM free f WHERE e.endpoint_id = f.endpoint_id
 RETURNING e.endpoint_id
 
+-- probes_give_back --
+-- Nothing of theirs could be sent: what is due waits for something earlier of its subject, and was put
+-- off for it. What is due next is looked at soon.
+UPDATE webhook_endpoints SET not_before = clock_timestamp() + %(pause_ms)s * interval '1 ms'
+WHERE endpoint_id = ANY(%(endpoint_ids)b::bigint[])
+
 -- journal_read --
 -- What the resource of an intent does not say of it.
 SELECT intent_id, idempotency_key FROM intents WHERE intent_id = ANY(%(intent_ids)b::uuid[])

@@ -31,9 +31,11 @@ WHERE endpoint_id = %(endpoint_id)s
 SELECT revoked_at IS NOT NULL FROM gateways WHERE gateway_id = %(gateway_id)s FOR SHARE
 
 -- endpoints_list --
--- With what waits for each, what was given up, and what went wrong last.
+-- With what waits for each, what was given up, and what went wrong last. When a waiting one was
+-- attempted is not kept: it is reckoned from its next attempt by the schedule, which has some jitter.
+-- Those with an attempt ahead of them are due last, so that a bounded look begins with them.
 SELECT e.endpoint_id, e.gateway_id, e.url, e.events, e.created_at, e.disabled_at, e.disabled_reason,
-       e.failures, e.failing_since, e.old_secret_until, w.waiting, w.oldest_at, d.dead, d.last_error
+       e.failures, e.failing_since, e.old_secret_until, w.waiting, w.oldest_at, d.dead, t.last_error
 FROM webhook_endpoints e
 CROSS JOIN LATERAL (
     SELECT count(*) AS waiting, min(occurred_at) AS oldest_at FROM (
@@ -41,10 +43,22 @@ CROSS JOIN LATERAL (
         WHERE o.endpoint_id = e.endpoint_id AND o.settled_at IS NULL LIMIT %(count_max)s) AS few
 ) AS w
 CROSS JOIN LATERAL (
-    SELECT count(*) AS dead, max(last_error) AS last_error FROM (
-        SELECT last_error FROM outbox o WHERE o.endpoint_id = e.endpoint_id AND o.dead
-        ORDER BY settled_at DESC LIMIT %(count_max)s) AS few
+    SELECT count(*) AS dead FROM (
+        SELECT FROM outbox o WHERE o.endpoint_id = e.endpoint_id AND o.dead LIMIT %(count_max)s) AS few
 ) AS d
+LEFT JOIN LATERAL (
+    SELECT last_error FROM (
+        (SELECT last_error, settled_at AS at FROM outbox o
+         WHERE o.endpoint_id = e.endpoint_id AND o.dead ORDER BY settled_at DESC LIMIT 1)
+        UNION ALL
+        SELECT last_error, least(now(), due_at
+            - coalesce((%(delays_s)b::bigint[])[attempts], 0) * interval '1 s')
+        FROM (SELECT last_error, due_at, attempts FROM outbox o
+              WHERE o.endpoint_id = e.endpoint_id AND o.settled_at IS NULL
+              ORDER BY due_at DESC LIMIT %(count_max)s) AS few
+        WHERE last_error IS NOT NULL
+    ) AS troubles ORDER BY at DESC LIMIT 1
+) AS t ON true
 WHERE %(endpoint_id)s::integer IS NULL OR e.endpoint_id = %(endpoint_id)s
 ORDER BY e.endpoint_id
 
