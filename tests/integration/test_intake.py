@@ -143,7 +143,7 @@ def test_a_key_twice_in_one_refused_batch_is_refused_twice(world: World) -> None
 @pytest.mark.slow
 def test_intakes_that_replay_the_same_keys_in_any_order_never_deadlock(world: World) -> None:
     """Keys are inserted in one order, so replays wait for each other instead of deadlocking."""
-    intakes, gate = [world.intake(), world.intake()], open_gate(world.valkey_url)
+    intakes = [world.intake(), world.intake()]
     seed = random.Random(7)
     for number in range(40):
         batches = []

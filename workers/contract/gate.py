@@ -101,7 +101,8 @@ class Gate:
 
         Of what is scarce, better classes take first. Limits that are left out do not bind. Beyond
         `CANDIDATES_PER_CALL_MAX` candidates it takes several calls; if one of them fails, the
-        earlier calls' ids stay in flight until the caller releases them all, or a reconciliation does.
+        earlier calls' ids stay in flight until the caller releases them all, or a reconciliation
+        does.
         """
         verdicts: list[Verdict] = []
         for first in range(0, len(candidates), CANDIDATES_PER_CALL_MAX):
