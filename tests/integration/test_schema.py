@@ -421,7 +421,7 @@ def weigh(dsn: str, valkey_url: str, count: int) -> dict[str, tuple[float, float
             coupons = give_coupons(dsn, some, value=3_600)
             shop.sell(
                 *[
-                    shop.order(user, lines=LINES, coupon_code=shop.code(coupon))
+                    shop.order(user, lines=LINES, coupon_code=shop.code(coupon), ttl_ms=600_000)
                     for user, coupon in zip(some, coupons, strict=True)
                 ]
             )
