@@ -15,7 +15,7 @@ import click
 from deploy.cli.target import connection_settings
 
 if TYPE_CHECKING:
-    from workers.store.levers import Holders, Pause, Until
+    from workers.store.levers import Pause, TouchedCoupons, Until
     from workers.store.pool import Connection
     from workers.store.pulling import Pull, Touched
 
@@ -143,7 +143,7 @@ def told_pause(pause: Pause, what: str) -> str:
     return "\n".join([line, *touched_lines(pause.touched)])
 
 
-def touched_lines(touched: Touched | Holders | None) -> list[str]:
+def touched_lines(touched: Touched | TouchedCoupons | None) -> list[str]:
     """Tell whom a lever would touch; nothing where it was not counted."""
     from workers.store.pulling import Touched
 

@@ -51,9 +51,8 @@ class Polls:
     def take(self, asked: Hashable, level: Level) -> None:
         """Take note of a poll; raises Problem (429, or 503 where all together are too many)."""
         if level is not self._level:
-            if (
-                level.rank < self._level.rank
-            ):  # what was taken at a slow pace is not owed at a quick one
+            if level.rank < self._level.rank:
+                # What was taken at a slow pace is not owed at a quick one.
                 self._young, self._old = {}, {}
             self._level = level
         now = self._now()

@@ -489,6 +489,7 @@ def test_a_deadline_is_judged_again_after_the_wait_for_a_lock(world: World) -> N
             assert comes_true(
                 lambda: world.value("SELECT count(*) FROM pg_locks WHERE NOT granted")
             )
+            assert not world.value(is_late, ids[0]), "when it was taken in hand"
             assert comes_true(lambda: world.value(is_late, ids[0]))
             holder.rollback()
 

@@ -42,11 +42,10 @@ def away(load: float) -> History:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("factor", [2, 10])
 def test_numbers_that_are_half_wrong_steer_as_well(factor: int, seed: int) -> None:
-    """Every number of every sample is off by up to 50 %; what fills at the onset is bounded by one."""
+    """Every number of every sample is off by up to 50 %."""
     history = run(plan(factor, noise=0.5, seed=seed))
     assert history.goodput(10, END_S) >= 0.95
-    assert history.sojourn_s(0.99) <= 2.1 * TARGET_S
-    assert history.sojourn_s(0.99, 10) <= 2 * TARGET_S
+    assert history.sojourn_s(0.99) <= 2 * TARGET_S
     assert history.moves_between(10, END_S) == 0
     assert (history.normal_from(END_S) or 1e9) <= END_S + 30
     assert history.broken_laws() == []
@@ -136,7 +135,7 @@ def test_without_a_governor_the_gate_keeps_its_bound(load: float) -> None:
     after = [count for at, count in history.in_flight if at >= FAULT_S + LEASE_S + 2]
     fits = CAPACITY * TUNING.wait_max_ms / 1_000
     assert 0.9 * fits <= max(after) <= 1.1 * fits
-    assert history.sojourn_s(0.99) <= 2.1 * TARGET_S
+    assert history.sojourn_s(0.99) <= 2 * TARGET_S
     assert history.goodput(FAULT_S, FAULT_S + 12) >= 0.95
     assert history.broken_laws() == []
 

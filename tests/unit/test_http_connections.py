@@ -100,8 +100,11 @@ def run(scenario: Callable[[Door, Caller], Awaitable[None]]) -> None:
     asyncio.run(whole())
 
 
-async def until(reached: Callable[[], bool]) -> None:
+async def until(reached: Callable[[], bool], what: str = "") -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 5
     while not reached():
+        assert loop.time() < deadline, what
         await asyncio.sleep(0.001)
 
 
@@ -252,7 +255,7 @@ def test_a_caller_who_is_gone_harms_nobody_and_leaves_nothing(
         await until(lambda: not door.state.connections)
         while door.calls:
             door.calls.pop()[2](REPLY)
-        await until(lambda: door.made[0]() is None)
+        await until(lambda: door.made[0]() is None, "the connection's objects are let go of")
 
     gc.disable()
     try:

@@ -67,8 +67,8 @@ class Tuning(Struct, frozen=True, kw_only=True):
     unmeasured_per_s: float = 200.0
 
     # The longest predicted wait that is admitted while nothing is shed, the same as while shedding:
-    # the onset of a steep overload fills the queue to this before the level has risen, and
-    # whoever is let in then is promised as much as those who come later.
+    # the onset of a steep overload fills the queue to this before the level has risen, and whoever
+    # is let in then is promised as much as those who come later.
     wait_max_ms: int = 2_850
     # While shedding, as a multiple of the target. What is promised is twice the target, and who is
     # let in at the very bound waits by a prediction, which errs by a twentieth.

@@ -47,7 +47,7 @@ class Pause(Struct, frozen=True, kw_only=True):
     units: int | None = None
 
 
-class Holders(Struct, frozen=True, kw_only=True):
+class TouchedCoupons(Struct, frozen=True, kw_only=True):
     """Whom an extension touches: users, and the coupons they hold unredeemed."""
 
     users: int
@@ -67,7 +67,7 @@ class Extension(Struct, frozen=True, kw_only=True):
     valid_until_before: datetime
     ends_at: datetime
     ends_at_before: datetime
-    touched: Holders | None = None
+    touched: TouchedCoupons | None = None
     expired: int | None = None
 
 
@@ -224,7 +224,7 @@ def extend(
     touched, expired = None, None
     if pull.dry_run:
         users, coupons = campaigns.count_touched(connection, campaign_id)
-        touched = Holders(users=users, coupons=coupons)
+        touched = TouchedCoupons(users=users, coupons=coupons)
         (expired,) = counts(connection, _SQL.expired_count, where)
     with connection.transaction(force_rollback=pull.dry_run):
         connection.execute(_CAMPAIGNS.campaign_lock, where)
