@@ -29,7 +29,7 @@ class History:
 
     receipts: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
-    answers: Counter[int] = field(default_factory=Counter)
+    answers: Counter[tuple[int, str]] = field(default_factory=Counter)  # status, and the reason
     broken_promises: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -101,7 +101,8 @@ class Driver:
         while True:
             status, answer = self._post(key, body)
             with self.history.lock:
-                self.history.answers[status] += 1
+                why = answer.get("reason") or answer.get("limit") or answer.get("code", "")
+                self.history.answers[status, f"{why} {answer.get('level', '')}".strip()] += 1
             if status in (200, 202) and "intent_id" in answer:
                 return self.history.promised(key, answer["intent_id"])
             if status == 200:  # a business no, and nothing was journalled

@@ -50,13 +50,13 @@ def candidates(count: int = 1, **fields: Any) -> list[Candidate]:
 
 
 def aged_candidates(count: int = 1, **fields: Any) -> list[Candidate]:
-    """Make candidates five seconds ago: none is of the very millisecond that judges it."""
+    """Make candidates two seconds ago: none is of the very millisecond that judges it."""
     young = candidates(count, **fields)
     return [msgspec.structs.replace(c, intent_id=_aged(c.intent_id)) for c in young]
 
 
 def _aged(intent_id: UUID) -> UUID:
-    return UUID(int=intent_id.int - (5_000 << 80))
+    return UUID(int=intent_id.int - (2_000 << 80))
 
 
 def limits(gateway: RateLimit | None = None, **layers: RateLimit) -> Limits:

@@ -163,6 +163,26 @@ def test_an_intent_settled_while_the_journal_was_read_is_not_added(valkey_url: s
     assert _in_flight(client) == {lost}
 
 
+def test_an_intent_that_the_journal_was_late_with_is_not_removed(valkey_url: str) -> None:
+    """A journal that was held up for longer than the grace commits just after it was read."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    client.sadd(NAMES.in_flight, OLD.bytes)
+    reads: Iterator[list[UUID]] = iter([[], [OLD]])
+    report = gate.reconcile(lambda: next(reads))
+    assert (report.added, report.removed) == (0, 0)
+    assert _in_flight(client) == {OLD}
+
+
+def test_what_a_dead_process_admitted_is_in_flight_for_seconds_only(valkey_url: str) -> None:
+    """It fills the bound of those who come: of the wait, where the service is slow."""
+    gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)
+    now_ms = server_time_us(client) // 1_000
+    young, lost = (UUID(int=OLD.int % 2**80 + (now_ms - age << 80)) for age in (4_000, 6_000))
+    client.sadd(NAMES.in_flight, young.bytes, lost.bytes)
+    gate.reconcile(list, open_count=lambda: 0)
+    assert _in_flight(client) == {young}
+
+
 def test_counts_that_agree_are_left_alone(valkey_url: str) -> None:
     """The common case costs one call; a gate that lost its memory is never in it."""
     gate, client = open_gate(valkey_url), redis.Redis.from_url(valkey_url)

@@ -158,3 +158,40 @@ def test_a_change_of_leaders_within_the_lease_is_not_felt(load: float) -> None:
     assert history.goodput(10, END_S) >= 0.95
     assert history.moves_between(FAULT_S, END_S) == 0
     assert {p.level for at, p in history.policies if FAULT_S <= at < END_S} == {Level.SHEDDING}
+
+
+# What is in flight and in nobody's hands
+
+
+@pytest.mark.parametrize("lost", [12, 300])
+@pytest.mark.parametrize("load", [0.005, 0.05, 0.5])
+def test_intents_that_died_with_their_process_are_taken_for_no_queue(
+    load: float, lost: int
+) -> None:
+    """They are in flight until the gate is reconciled; what flows past them is as quick as ever."""
+
+    def counted(at_s: float) -> int:
+        return lost if 5 <= at_s < END_S else 0
+
+    history = run(Plan(lambda _: load * CAPACITY, LENGTH_S, lost=counted))
+    assert history.moves == []
+    assert history.refused == {}
+    assert history.broken_laws() == []
+
+
+def test_a_service_that_was_slow_with_intents_lost_is_found_well_again() -> None:
+    """A rate that was measured while workers started bounds nobody for long once they have."""
+    healed_s, reconciled_s, per_s = 15.0, 20.0, 240.0
+
+    def capacity(at_s: float) -> float:
+        return CAPACITY if at_s < 5 or at_s >= healed_s else 2.0
+
+    def counted(at_s: float) -> int:
+        return 12 if 5 <= at_s < reconciled_s else 0
+
+    slow = {"capacity": capacity, "lost": counted, "measured": False, "batch_max": 1}
+    history = run(Plan(lambda _: per_s, 60, **slow))  # type: ignore[arg-type]
+    assert min(history.accepted[second] for second in range(22, 60)) >= 0.7 * per_s
+    assert all(history.accepted[second] == history.offered[second] for second in range(27, 60))
+    assert (history.normal_from(reconciled_s) or 1e9) <= reconciled_s + 15
+    assert history.broken_laws() == []

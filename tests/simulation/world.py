@@ -57,6 +57,7 @@ class Plan:
     pauses: Sequence[Span] = ()
     away: Sequence[Span] = ()
     governor_dead: Sequence[Span] = ()
+    lost: Callable[[float], int] = lambda _: 0  # the gate counts them, and nobody works on them
     issuance_share: Callable[[float], float] = lambda _: 0.0  # of newcomers, refused at throttled
     measured: bool = True  # whether the service rate is known from an earlier rush
     in_flight_max: int = 40_000
@@ -205,7 +206,7 @@ class _World:
 
     @property
     def in_flight(self) -> int:
-        return self.queued + self.under_way
+        return self.queued + self.under_way + self.plan.lost(self.now)
 
     # Clients
 

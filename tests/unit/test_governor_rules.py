@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from workers.domain.governor import Band, Sample, State, Tuning, policy_of, step, taken_over
 from workers.domain.overload import SHARES, IntentClass, Level, Policy
@@ -453,7 +454,32 @@ def test_a_rate_is_told_from_the_third_sample_on() -> None:
 
 def test_idle_time_is_not_slowness() -> None:
     """A night with an intent now and then changes nothing."""
-    assert rate_after(STEADY, 36_000, 4, busy=False) == STEADY
+    assert rate_after(STEADY, 36_000, 4, busy=False).per_s == STEADY.per_s
+
+
+def test_what_flows_can_be_served() -> None:
+    """Served without a queue: more than the estimate lifts it, less says nothing."""
+    slow = rate_after(ServiceRate(), 10, 4)
+    lifted = rate_after(slow, 20, PER_S, busy=False)
+    assert lifted.per_s == pytest.approx(PER_S, rel=0.05)
+    assert rate_after(lifted, 10, PER_S / 2, busy=False).per_s == lifted.per_s
+    assert rate_after(ServiceRate(), 10, PER_S, busy=False).per_s is None
+
+
+def test_what_flows_past_intents_that_are_stuck_measures_nothing() -> None:
+    """Who waits behind a queue of an interval's length is older than that."""
+    few: dict[str, Any] = {"in_flight": 500, "decided": 25, "accepted": 25, "oldest_ms": 60_000.0}
+    assert after(CALM, 10, sojourn_p50_ms=20.0, **few).service.per_s == CALM.service.per_s
+    queued = after(CALM, 20, sojourn_p50_ms=5_000.0, **few)
+    assert queued.service.per_s == pytest.approx(25 / TICK_S, rel=0.05)
+
+
+def test_while_hardly_anything_waits_enough_is_admitted_to_measure_by() -> None:
+    """An estimate of a bad moment would have to double ten times; the wait is bounded anyway."""
+    slow = replace(SHEDDING, service=remembered(2.0))
+    assert admitted(replace(slow, in_flight=0.0)) == pytest.approx(TUNING.unmeasured_per_s)
+    assert admitted(replace(slow, in_flight=2.0)) < TUNING.unmeasured_per_s / 2
+    assert admitted(replace(slow, in_flight=3.0)) == pytest.approx(2.0)
 
 
 def test_a_pause_is_not_slowness() -> None:

@@ -194,8 +194,8 @@ class Gate:
         """Make the in-flight set equal to the open intents, and return units that none of it holds.
 
         `open_ids` reads all open intents of the journal, from the primary; it is called after the
-        reconciliation has begun, and once more if ids turn out to be missing. With `open_count`, a
-        reconciled gate whose count agrees within `DRIFT_MAX` keeps its set as it is.
+        reconciliation has begun, and once more if ids turn out to be missing or stale. With
+        `open_count`, a reconciled gate whose count agrees within `DRIFT_MAX` keeps its set as it is.
         """
         return self._memory.reconcile(open_ids, open_count, grace_ms)
 

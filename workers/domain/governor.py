@@ -40,6 +40,10 @@ The queue answers to the rate like an integrator with a delay, of some 0.6 s: ha
 a sample is taken, smoothing of 0.4 s, the way to the gate. Such a loop does not overshoot while
 `correct_over_s` is more than e times the delay.
 
+A service rate of a bad moment (workers that were just starting) may be a hundredth of what they can
+do, and steering by shares of it would take half a minute to find out. So while hardly anything
+waits, `unmeasured_per_s` is admitted at least; the gate's bound of the wait holds what comes of it.
+
 The gate keeps `wait_max_ms` by itself with every call, between two words of the governor; so a
 burst fills the queue to that and no further, however steep it is.
 
@@ -202,9 +206,21 @@ def _unheard_since_s(state: State, sample: Sample) -> float | None:
 def _service(service: ServiceRate, sample: Sample) -> ServiceRate:
     if sample.decided is None:
         return service
-    # More was left over than one interval takes: there was no lack of work.
-    busy = sample.in_flight is not None and sample.in_flight > sample.decided
+    busy = _lacked_no_work(sample, sample.decided)
     return measured(service, sample.decided, sample.interval_s, busy=busy)
+
+
+def _lacked_no_work(sample: Sample, decided: int) -> bool:
+    """Return whether more was left over than one interval takes.
+
+    What is in flight may be in nobody's hands: its process died, or a lock holds it. Then what
+    flows past it is young; behind a queue of an interval's length it would be older than one
+    (Little's law). Half an interval, since a queue that grows shows in the ages later.
+    """
+    if sample.in_flight is None or sample.in_flight <= decided:
+        return False
+    age_ms = sample.sojourn_p50_ms
+    return age_ms is None or age_ms >= 1_000 * sample.interval_s / 2
 
 
 def _age_ms(sample: Sample) -> float:
@@ -333,4 +349,6 @@ def _admitted_per_s(state: State, tuning: Tuning) -> float:
     share = 1 - excess_s / tuning.correct_over_s
     if state.age_ms > tuning.shedding_wait_max * tuning.target_wait_ms:
         share = min(share, tuning.share_doubtful)
-    return service_per_s * min(max(share, tuning.share_min), tuning.share_max)
+    steered_per_s = service_per_s * min(max(share, tuning.share_min), tuning.share_max)
+    idle_share = 1 - state.wait_ms / (tuning.shedding.leave * tuning.target_wait_ms)
+    return max(steered_per_s, idle_share * tuning.unmeasured_per_s)

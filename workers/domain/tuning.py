@@ -63,7 +63,8 @@ class Tuning(Struct, frozen=True, kw_only=True):
     share_max: float = 1.5
     # While what is decided proves to be older than the prediction says: drain, whatever it says.
     share_doubtful: float = 0.9
-    # Admitted a second when shedding begins before any rate was measured: enough to measure it by.
+    # Admitted a second when shedding begins before any rate was measured, and while hardly anything
+    # waits: enough to measure a rate by.
     unmeasured_per_s: float = 200.0
 
     # The longest predicted wait that is admitted while nothing is shed, the same as while shedding:
