@@ -23,6 +23,7 @@ __all__ = [
     "Admission",
     "Api",
     "Broker",
+    "Exporter",
     "Governor",
     "Log",
     "Postgres",
@@ -193,6 +194,27 @@ class Relay(Struct, frozen=True, forbid_unknown_fields=True):
     metrics_port: Port = 0  # 0: serves no metrics
 
 
+class Exporter(Struct, frozen=True, forbid_unknown_fields=True):
+    """The process that shows Prometheus what the tables say."""
+
+    metrics_port: Port = 0  # 0: any free port; the log says which
+    # PostgreSQL is read this often, whoever scrapes: a scrape never waits for it.
+    interval_ms: Annotated[int, Meta(ge=100, le=600_000)] = 2_000
+    # The cheap part of the audit; a run reads the whole ledger.
+    drift_interval_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 60_000
+    # Campaigns that are shown by name; none listed: the newest. All others are `other`.
+    campaigns: tuple[str, ...] = ()
+    campaigns_max: Annotated[int, Meta(ge=1, le=1_000)] = 20
+    # Items of each campaign whose stock is shown.
+    skus_max: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    # The order that the exporter posts now and then; none without a key.
+    heartbeat_url: str = "http://127.0.0.1:8080"
+    heartbeat_api_key: str = ""
+    heartbeat_campaign: str = "tidegate-heartbeat"
+    heartbeat_sku: str = "heartbeat"
+    heartbeat_interval_ms: Annotated[int, Meta(ge=1_000, le=3_600_000)] = 15_000
+
+
 class Secrets(Struct, frozen=True, forbid_unknown_fields=True):
     """Keys for coupon codes and appointments; all others are derived from `master`."""
 
@@ -221,6 +243,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     governor: Governor = Governor()
     webhooks: Webhooks = Webhooks()
     relay: Relay = Relay()
+    exporter: Exporter = Exporter()
     secrets: Secrets = Secrets()
     log: Log = Log()
     failpoints: str = ""  # see config.failpoints; for chaos tests

@@ -19,6 +19,7 @@ from uuid import UUID
 import structlog
 from msgspec import Struct
 
+from producer import metering
 from producer.answers import Answer, IssuancePaused, Limited, NotAccepted, Posted
 from producer.limits import Rules
 from workers.contract.admission import Candidate, Units, Verdict
@@ -92,6 +93,7 @@ class Admitting:
         verdicts = self._gate.admit(
             [self._candidate(one, rules, by_class=by_class) for one in going], rules.limits
         )
+        metering.count_verdicts([one.intent_class for one in going], verdicts)
         for one, verdict in zip(going, verdicts, strict=True):
             one.lasts_until_ms = verdict.lasts_until_ms
         told, share = iter(verdicts), self._taken_share()
@@ -119,6 +121,8 @@ class Admitting:
             if wishes and pace is not None:
                 booked = self._calendar.book(list(wishes.values()), pace)
                 placed = dict(zip(wishes, booked.windows, strict=True))
+                given = sum(window is not None for window in booked.windows)
+                metering.count_windows(given=given)
                 for at, window in placed.items():
                     if window is not None:
                         answers[at] = self._with_window(refused[at], window, booked.now_ms)
@@ -150,6 +154,8 @@ class Admitting:
             return
         for one, arrival in zip(proven, arrivals, strict=True):
             one.keeps_place = arrival.keeps_place
+        kept = sum(one.keeps_place for one in proven)
+        metering.count_windows(kept=kept, missed=len(proven) - kept)
 
     def _candidate(self, one: Asked, rules: Rules, *, by_class: bool) -> Candidate:
         posted = one.posted

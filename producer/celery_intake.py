@@ -24,6 +24,7 @@ from celery import Celery, Task, signals
 from msgspec import Meta
 
 from config.settings import Settings
+from producer import metering
 from producer.answers import Answer, Posted
 from producer.publisher import Publisher
 from producer.wiring import open_intake, open_levels, open_limits
@@ -173,6 +174,7 @@ class _Desk:
 
     def submit(self, batch: Sequence[Posted]) -> Sequence[Answer]:
         answers = self._intake.submit(batch)
+        metering.count_answers(answers)
         kinds = Counter(type(answer).__name__ for answer in answers)
         _log.info("submitted intents taken", **{kind.lower(): n for kind, n in kinds.items()})
         return answers

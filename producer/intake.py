@@ -25,6 +25,7 @@ import structlog
 from msgspec import Struct
 
 from config import failpoints
+from producer import metering
 from producer.admitting import Admitting, Asked
 from producer.answers import (
     Accepted,
@@ -100,12 +101,19 @@ class Intake:
     def submit(self, batch: Sequence[Posted]) -> list[Answer]:
         """Answer a batch, in its order. Never raises for a dependency that is away."""
         deadline = time.monotonic() + self._accept_timeout_s
+        watch = metering.Watch()
         pending = [_Pending(posted, _digest(posted)) for posted in batch]
         admitted = self._admit(pending)
-        self._append(admitted, deadline)
+        watch.lap("admit")
+        if admitted:
+            self._append(admitted, deadline)
+            watch.lap("journal")
         # Whatever the look-up may say, or fail to say, of their keys: their own ids are not journalled.
         gone = {one.posted.intent_id for one in admitted if one.answer == _NO_JOURNAL}
-        self._look_up([one for one in pending if not isinstance(one.answer, Accepted)], deadline)
+        unanswered = [one for one in pending if not isinstance(one.answer, Accepted)]
+        if unanswered:
+            self._look_up(unanswered, deadline)
+            watch.lap("look_up")
         gone.update(one.posted.intent_id for one in admitted if not _stands(one))
         self._release(gone)
         accepted = [one.posted.intent_id for one in admitted if isinstance(one.answer, Accepted)]
@@ -226,8 +234,6 @@ class Intake:
 
     def _look_up(self, unanswered: list[_Pending], deadline: float) -> None:
         """Answer from the journal what is known there; leave what is not as the gate left it."""
-        if not unanswered:
-            return
         try:
             keys, known = self._find(unanswered, deadline)
         except psycopg.Error as error:

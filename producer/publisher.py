@@ -37,6 +37,7 @@ from uuid import UUID
 import structlog
 
 from config import failpoints
+from producer import metering
 
 _log = structlog.get_logger()
 
@@ -118,8 +119,10 @@ class Publisher:
                 failpoints.hit("publish.before")
                 self._send(hint)
                 failpoints.hit("publish.after")
+                metering.HINTS["sent"].inc()
             except Exception as error:
                 self.failed += 1
+                metering.HINTS["failed"].inc()
                 _log.warning("hint not published", error=repr(error), intents=len(hint))
 
     def _next(self) -> list[UUID]:

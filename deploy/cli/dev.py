@@ -64,6 +64,7 @@ def dev(
         campaign=campaign or DEV_CAMPAIGN,
         settings=load_settings(),
         servers_only=servers_only,
+        heartbeat=True,
         on_event=lambda sentence: click.echo(f"* {sentence}", err=True),
     )
     with _stop_signals(cluster.hasten) as stop:

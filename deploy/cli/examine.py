@@ -30,7 +30,7 @@ FILES_MIN = 8_192  # connections of one API process in a rush, and then some
 _SPARE_CONNECTIONS = 10
 _API_CONNECTIONS = 3  # beside its lanes: look-ups by key, resources, limits
 _CHILD_CONNECTIONS = 2  # a batch's, and one for what must outlive it
-_LOOP_CONNECTIONS = 2 + 3 + 2  # redispatcher, governor, relay
+_LOOP_CONNECTIONS = 2 + 3 + 2 + 1  # redispatcher, governor, relay, exporter
 _ROLES = [pool.PRODUCER, pool.WORKER, pool.AUDITOR]
 _BROKER_TIMEOUT_S = 3
 

@@ -76,6 +76,20 @@ def relay() -> int:
     return run(settings)
 
 
+@click.command()
+@click.option("--port", "port", type=int, help="Serve /metrics on this port; 0: any free one.")
+def exporter(port: int | None) -> int:
+    """Show Prometheus what the tables say, and that orders go through, until SIGTERM.
+
+    Run one: its series are of the whole deployment, and two would be added up. With
+    exporter.heartbeat_api_key it posts an order of its own now and then.
+    """
+    settings = _prepare("exporter", {"exporter.metrics_port": port})
+    from workers.runtime.exporter import run
+
+    return run(settings)
+
+
 def _prepare(process: str, given: Mapping[str, object]) -> Settings:
     settings = load_settings(given)
     require_secrets(settings)

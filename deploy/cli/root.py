@@ -34,6 +34,10 @@ COMMANDS = {
         "Hint again at what was left behind; expire orders.",
     ),
     "relay": ("deploy.cli.processes:relay", "Deliver events to the gateways' endpoints."),
+    "exporter": (
+        "deploy.cli.processes:exporter",
+        "Show Prometheus what the tables say.",
+    ),
     "migrate": ("deploy.cli.migrate:migrate", "Bring the database to this version's schema."),
     "campaign": (
         "deploy.cli.campaign:campaign",

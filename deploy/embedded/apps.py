@@ -41,49 +41,48 @@ def describe(
     environ: Mapping[str, str],
     extra: Mapping[str, str],
     folder: Path,
+    heartbeat_key: str = "",
 ) -> Apps:
-    """Lay out the API, the redispatcher, the governor, the relay and `workers` worker processes.
+    """Lay out the API, `workers` worker processes, and one of each of the others.
 
-    `environ` is every child's; `extra` holds settings (`TIDEGATE_…`) that win over `settings`.
+    `environ` is every child's; `extra` holds settings (`TIDEGATE_…`) that win over `settings`. With
+    `heartbeat_key` the exporter posts orders of its own.
     """
     base = _settings_environ(settings, extra) | {"PYTHONPATH": _python_path(environ)}
     url = api_url(settings)
     metrics = {"api": f"{url}/metrics"}
 
-    def child(name: str, role: str, command: str, stop_s: float, **more: str) -> Child:
+    def child(name: str, role: str, stop_s: float, **more: str) -> Child:
         return Child(
             name=name,
             role=role,
-            program=(sys.executable, "-m", "deploy.cli", command),
+            program=(sys.executable, "-m", "deploy.cli", role),
             environ={**environ, **base, **more},
             folder=folder,
-            ready=_answers(f"{url}/readyz") if command == "api" else _at_once,
+            ready=_answers(f"{url}/readyz") if role == "api" else _at_once,
             stop_timeout_s=stop_s,
-            forks_role=_FORKS.get(command),
+            forks_role=_FORKS.get(role),
         )
 
-    def measured(name: str, role: str, command: str, stop_s: float, variable: str) -> Child:
+    def measured(name: str, role: str, stop_s: float, **more: str) -> Child:
         port = free_port()
         metrics[name] = f"http://127.0.0.1:{port}/metrics"
-        return child(name, role, command, stop_s, **{variable: str(port)})
+        more[f"TIDEGATE_{role.upper()}__METRICS_PORT"] = str(port)
+        return child(name, role, stop_s, **more)
 
-    api = child("api", "api", "api", settings.api.drain_timeout_s + _CLOSING_S)
-    redispatcher = measured(
-        "redispatcher",
-        "redispatcher",
-        "redispatcher",
-        _LOOP_STOP_S,
-        "TIDEGATE_REDISPATCHER__METRICS_PORT",
-    )
-    governor = measured(
-        "governor", "governor", "governor", _LOOP_STOP_S, "TIDEGATE_GOVERNOR__METRICS_PORT"
-    )
-    relay = measured("relay", "relay", "relay", _RELAY_STOP_S, "TIDEGATE_RELAY__METRICS_PORT")
-    pool = [
-        measured(f"worker-{i}", "worker", "worker", _WORKER_STOP_S, "TIDEGATE_WORKER__METRICS_PORT")
-        for i in range(1, workers + 1)
+    heartbeat = {
+        "TIDEGATE_EXPORTER__HEARTBEAT_URL": url,
+        "TIDEGATE_EXPORTER__HEARTBEAT_API_KEY": heartbeat_key,
+    }
+    children = [
+        child("api", "api", settings.api.drain_timeout_s + _CLOSING_S),
+        measured("redispatcher", "redispatcher", _LOOP_STOP_S),
+        measured("governor", "governor", _LOOP_STOP_S),
+        measured("relay", "relay", _RELAY_STOP_S),
+        measured("exporter", "exporter", _LOOP_STOP_S, **heartbeat),
+        *[measured(f"worker-{i}", "worker", _WORKER_STOP_S) for i in range(1, workers + 1)],
     ]
-    return Apps([api, redispatcher, governor, relay, *pool], metrics)
+    return Apps(children, metrics)
 
 
 def api_url(settings: Settings) -> str:

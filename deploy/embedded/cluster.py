@@ -29,11 +29,13 @@ from deploy.embedded.supervisor import Processes, Supervisor
 from workers.domain.campaign import CampaignFile
 
 # Small, and open at any date, so that a first intent meets a campaign.
-DEV_CAMPAIGN = Path(deploy.__file__).resolve().parent / "campaigns" / "dev.toml"
+_CAMPAIGNS = Path(deploy.__file__).resolve().parent / "campaigns"
+DEV_CAMPAIGN = _CAMPAIGNS / "dev.toml"
+HEARTBEAT_CAMPAIGN = _CAMPAIGNS / "tidegate-heartbeat.toml"
 # First the intake, so that nothing more is accepted; last what the others still need.
 _STOP_ORDER = (
     ("api",),
-    ("redispatcher", "governor", "relay"),
+    ("redispatcher", "governor", "relay", "exporter"),
     ("worker",),
     ("postgres", "valkey"),
 )
@@ -46,7 +48,8 @@ class Cluster:
     None applies no campaign. `extra_env` are settings (`TIDEGATE_…`) for the processes alone.
     `settings` are the processes' settings but for what the cluster decides: the addresses of the
     servers and of the API, and the master secret if it is empty. With `servers_only` neither
-    migrations nor processes of ours are run. `on_event` hears sentences about restarts, from
+    migrations nor processes of ours are run. With `heartbeat` the exporter posts orders of its own, of
+    a campaign of its own. `on_event` hears sentences about restarts, from
     another thread.
     """
 
@@ -62,6 +65,7 @@ class Cluster:
         extra_env: Mapping[str, str] | None = None,
         settings: Settings | None = None,
         servers_only: bool = False,
+        heartbeat: bool = False,
         on_event: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Keep the wishes; `start` fulfils them."""
@@ -74,6 +78,7 @@ class Cluster:
         self._extra_env = dict(extra_env or {})
         self._settings = settings or Settings()
         self._servers_only = servers_only
+        self._heartbeat = heartbeat
         self._on_event = on_event
         self._metrics: dict[str, str] = {}
         self._up = False
@@ -203,11 +208,18 @@ class Cluster:
                 self._settings.secrets, master=self._settings.secrets.master or state.master
             ),
         )
-        state.api_key = seeding.seed(self.dsn, campaign, state.api_key)
+        heartbeat = seeding.read_campaign(HEARTBEAT_CAMPAIGN) if self._heartbeat else None
+        applied = [one for one in (campaign, heartbeat) if one is not None]
+        state.api_key = seeding.seed(self.dsn, applied, state.api_key)
         folder.save_state()
         self.api_key = state.api_key
         laid_out = apps.describe(
-            self._settings, self._workers, child_environ(folder), self._extra_env, folder.path
+            self._settings,
+            self._workers,
+            child_environ(folder),
+            self._extra_env,
+            folder.path,
+            state.api_key if self._heartbeat else "",
         )
         self._metrics = laid_out.metrics
         self._supervisor.start(laid_out.children)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploy import campaigns
@@ -27,13 +28,13 @@ def read_campaign(path: Path) -> CampaignFile:
         raise EmbeddedError(msg) from unreadable
 
 
-def seed(dsn: str, campaign: CampaignFile | None, api_key: str) -> str:
-    """Migrate, apply the campaign if there is one; return the gateway's key.
+def seed(dsn: str, applied: Sequence[CampaignFile], api_key: str) -> str:
+    """Migrate, apply the campaigns; return the gateway's key.
 
     `api_key` is the key of an earlier start on the same data, or empty to make one.
     """
     migrate(dsn)
-    if campaign is not None:
+    for campaign in applied:
         campaigns.apply(dsn, campaign)
     key = api_key or f"tg_{secrets.token_urlsafe(24)}"
     with pool.connect(dsn, pool.OWNER, pool.Bounds(), name="seed") as connection:

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import redis
 
 from config.settings import Settings
+from producer import metering
 from producer.answers import INTAKE_LIMIT, Accepted, Answer, Limited, Posted, Unanswered
 from producer.batcher import Batcher, Bounds, Work
-from producer.http import metrics
 from producer.http.api import Api
 from producer.http.auth import Gateway, Keys
 from producer.http.desk import Desk
@@ -148,19 +148,19 @@ class _Excuses:
     def full(self, wait_ms: int) -> Answer:
         """Refuse: by the time there were room, the answer would come too late."""
         answer = Limited(INTAKE_LIMIT, max(wait_ms, _FULL_RETRY_MS_MIN))
-        metrics.observe_excuse(answer)
+        metering.count_excuse(answer)
         return answer
 
     def unsent(self) -> Answer:
         """Say that nobody knows: this call did nothing, but the journal was not asked for its key."""
         answer = Unanswered("unknown", "postgres")
-        metrics.observe_excuse(answer)
+        metering.count_excuse(answer)
         return answer
 
     def unheard(self) -> Answer:
         """Say that nobody knows."""
         answer = Unanswered("unknown", "postgres")
-        metrics.observe_excuse(answer)
+        metering.count_excuse(answer)
         return answer
 
 
@@ -171,7 +171,7 @@ def _bounds(settings: Settings) -> Bounds:
 
 
 def _observe(levels: LevelBook, answers: Sequence[Answer]) -> None:
-    metrics.observe_batch(answers)
+    metering.count_answers(answers)
     levels.observe(answers)
 
 

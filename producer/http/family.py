@@ -23,11 +23,11 @@ _PR_SET_PDEATHSIG: Final = 1
 class Family:
     """The parent of serving processes. It must have no threads: it forks."""
 
-    def __init__(self, serve: Callable[[], int], size: int) -> None:
-        """`serve` runs in each child and returns its exit status."""
+    def __init__(self, serve: Callable[[int], int], size: int) -> None:
+        """`serve` runs in each child, is told its place from 0, and returns its exit status."""
         self._serve = serve
         self._size = size
-        self._children: set[int] = set()
+        self._children: dict[int, int] = {}  # places, by pid
         self._ending = False
 
     def run(self, stop_timeout_s: float) -> int:
@@ -47,16 +47,17 @@ class Family:
 
     def _start(self) -> None:
         parent = os.getpid()
+        place = min(set(range(self._size)) - set(self._children.values()))
         pid = os.fork()
         if pid:
-            self._children.add(pid)
+            self._children[pid] = place
             return
         status = 1
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             _end_with(parent)
-            status = self._serve()
+            status = self._serve(place)
         except SystemExit as leave:
             status = leave.code if isinstance(leave.code, int) else 1
         except BaseException:
@@ -69,7 +70,7 @@ class Family:
         for pid in list(self._children):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                self._children.discard(pid)
+                del self._children[pid]
                 if not self._ending:
                     code = os.waitstatus_to_exitcode(status)
                     _log.warning("serving process ended", pid=pid, status=code)

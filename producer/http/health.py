@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from config import meters
 from producer.http.calls import NO_STORE, Call, Reply
 from producer.http.problems import Problem
 from workers.store import resources
 
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _CHECK_TIMEOUT_S = 1.0
+_SHOWN = meters.registry("api")
 
 
 async def get_livez(call: Call) -> Reply:
@@ -42,10 +44,10 @@ async def get_readyz(call: Call) -> Reply:
 
 
 async def get_metrics(call: Call) -> Reply:
-    """`GET /metrics`: this process's series, as Prometheus reads them."""
+    """`GET /metrics`: the series of all processes on this socket, as Prometheus reads them."""
     del call
     kind = (b"content-type", CONTENT_TYPE_LATEST.encode())
-    return Reply(200, generate_latest(), [kind, NO_STORE])
+    return Reply(200, meters.exposition(_SHOWN), [kind, NO_STORE])
 
 
 async def _reaches_postgres(call: Call) -> bool:

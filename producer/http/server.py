@@ -17,7 +17,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from config import failpoints, logging
+from config import failpoints, logging, meters
 from config.settings import Settings
 from producer.http.app import App
 from producer.http.bootstrap import open_api
@@ -49,9 +49,16 @@ def run(settings: Settings) -> int:
         )
         return 1
     _log.info("listening", host=settings.api.host, port=listening.getsockname()[1])
+    meters.introduce("api")
     if settings.api.processes == 1:
         return serve(settings, listening)
-    family = Family(lambda: serve(settings, listening), settings.api.processes)
+    meters.share(settings.api.processes)
+
+    def serve_in(place: int) -> int:
+        meters.take(place)
+        return serve(settings, listening)
+
+    family = Family(serve_in, settings.api.processes)
     return family.run(stop_timeout_s=settings.api.drain_timeout_s + _CLOSING_S)
 
 

@@ -65,7 +65,7 @@ class Alone:
     def __enter__(self) -> Self:
         """Start the server."""
         self._cluster.start()
-        seeding.seed(self._dsn(_ORIGINAL), seeding.read_campaign(CAMPAIGN), "")
+        seeding.seed(self._dsn(_ORIGINAL), [seeding.read_campaign(CAMPAIGN)], "")
         # Nobody measures the original, and nobody misses it: its commits need not wait.
         self._run("ALTER DATABASE {} SET synchronous_commit = off", _ORIGINAL)
         return self

@@ -71,14 +71,14 @@ def test_a_hint_for_one_brings_the_others_along(world: World) -> None:
     ids = _accept(world, _users(10))
     report = world.processor().run(ids[7:8])
     assert report.outcomes == {"committed": 10}
-    assert report.batches == 1
+    assert report.sizes == [report.claimed]
 
 
 def test_a_full_batch_is_followed_by_another(world: World) -> None:
     """One hint works through the backlog while there is time."""
     ids = _accept(world, _users(10))
     report = world.processor(batch_max=3).run(ids[:1], until=FOREVER)
-    assert (report.batches, report.claimed, world.open_count()) == (4, 10, 0)
+    assert (len(report.sizes), report.claimed, world.open_count()) == (4, 10, 0)
 
 
 def test_without_time_one_batch_is_all(world: World) -> None:

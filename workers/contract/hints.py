@@ -34,11 +34,9 @@ def hint_sender(app: Celery, timeout_s: float) -> Callable[[Sequence[UUID]], Non
     return send
 
 
-def waiting_hints(app: Celery) -> int:
-    """Ask the broker how many hints wait; raises what its transport raises."""
+def waiting_hints(app: Celery, queue: str = ORDERS_QUEUE) -> int:
+    """Ask the broker how many messages wait in a queue; raises what its transport raises."""
     with app.connection_or_acquire() as connection:
         # Not a passive declaration: on Redis an empty queue does not exist, and that is no error.
-        declared = connection.default_channel.queue_declare(
-            ORDERS_QUEUE, durable=True, auto_delete=False
-        )
+        declared = connection.default_channel.queue_declare(queue, durable=True, auto_delete=False)
         return int(declared.message_count)

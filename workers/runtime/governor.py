@@ -10,19 +10,20 @@ from collections.abc import Callable, Container, Mapping
 
 import structlog
 from msgspec.structs import replace
-from prometheus_client import Counter, Gauge
 
+from config import meters
 from config.settings import Settings
 from workers.contract.calendar import Calendar
 from workers.contract.gate import GateUnreachable, open_client, open_gate
 from workers.contract.names import gate_names
 from workers.domain.appointment import Block
 from workers.domain.governor import Tuning
-from workers.domain.overload import Level, Policy
+from workers.domain.overload import Policy
 from workers.runtime.hearing import Listener
 from workers.runtime.looking import PostgresLooker, Probe, Sources, memory_share
 from workers.runtime.stopping import told_to_stop
 from workers.runtime.telemetry import serve_metrics
+from workers.runtime.telling import Telling
 from workers.service.appointments import keep_calendars
 from workers.service.govern import Governor, TickReport
 from workers.service.redispatch import Schedule
@@ -36,17 +37,6 @@ _log = structlog.get_logger()
 Duty = Callable[[TickReport], object]
 
 DUTIES_INTERVAL_S = 0.5
-
-_LEADS = Gauge("tidegate_governor_leads", "1 while this process leads.")
-_LEVEL = Gauge("tidegate_level", "The governor's level: 0 normal to 3 closed.")
-_IN_FLIGHT = Gauge("tidegate_in_flight", "Accepted, no outcome yet.")
-_WAIT_MS = Gauge("tidegate_predicted_wait_ms", "Of an intent that is accepted now.")
-_SERVICE = Gauge("tidegate_service_per_second", "Decided a second, when there is no lack of work.")
-_ADMITTED = Gauge(
-    "tidegate_admitted_per_second", "The bound while shedding; -1 while there is none."
-)
-_SOJOURN_MS = Gauge("tidegate_sojourn_p99_ms", "Of what was decided in the last interval.")
-_DECIDED = Counter("tidegate_decided_heard", "Outcomes that were heard of while leading.")
 
 
 class Blocks(Session):
@@ -63,7 +53,8 @@ class Blocks(Session):
 
 def run(settings: Settings) -> int:
     """Govern until SIGTERM or SIGINT; return the exit status."""
-    serve_metrics(settings.governor.metrics_port)
+    meters.introduce("governor")
+    serve_metrics(settings.governor.metrics_port, "governor")
     stop = told_to_stop()
     listener = _listener(settings)
     listener.start()
@@ -74,7 +65,7 @@ def run(settings: Settings) -> int:
             "note the level": build_level_noter(settings),
         }
     )
-    told = _Told()
+    told = Telling()
     interval_s = settings.governor.interval_ms / 1_000
     next_at = time.monotonic()
     while not stop.wait(max(0.0, next_at - time.monotonic())):
@@ -187,44 +178,3 @@ class _Duties:
 
     def _bound(self, duty: Duty) -> Callable[[], object]:
         return lambda: duty(self._report)
-
-
-class _Told:
-    """Turns reports into metrics, and into log lines where something changed."""
-
-    def __init__(self) -> None:
-        self._epoch: int | None = None
-        self._level = Level.NORMAL
-
-    def tell(self, report: TickReport) -> None:
-        """Tell one tick."""
-        if report.epoch != self._epoch:
-            _log.info("leads" if report.epoch else "leads no longer", epoch=report.epoch)
-            self._epoch = report.epoch
-        _LEADS.set(report.epoch is not None)
-        if report.policy is not None:
-            self._tell_policy(report.policy, leads=report.epoch is not None)
-        sample = report.sample
-        if sample is None:
-            return
-        if sample.in_flight is not None:
-            _IN_FLIGHT.set(sample.in_flight)
-        if sample.sojourn_p99_ms is not None:
-            _SOJOURN_MS.set(sample.sojourn_p99_ms)
-        _DECIDED.inc(sample.decided or 0)
-
-    def _tell_policy(self, policy: Policy, *, leads: bool) -> None:
-        _LEVEL.set(policy.level.rank)
-        _WAIT_MS.set(policy.predicted_wait_ms)
-        _SERVICE.set(policy.service_per_s or 0)
-        _ADMITTED.set(-1 if policy.admitted_per_s is None else policy.admitted_per_s)
-        if leads and policy.level is not self._level:
-            _log.warning(
-                "level",
-                level=policy.level.value,
-                before=self._level.value,
-                reason=policy.reason,
-                wait_ms=policy.predicted_wait_ms,
-                service_per_s=policy.service_per_s and round(policy.service_per_s),
-            )
-        self._level = policy.level

@@ -7,6 +7,8 @@ from uuid import UUID
 
 import structlog
 
+from config import meters
+from config.catalogue import metric
 from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.gate import Gate, open_gate
@@ -18,6 +20,16 @@ from workers.store import lifecycle, redispatch
 from workers.store.pool import WORKER, Session, opener
 
 _log = structlog.get_logger()
+
+_REDISPATCHED = meters.counter("tidegate_redispatched_total")
+_ORDERS = meters.counter("tidegate_orders_expired_total")
+_COUPONS = meters.counter("tidegate_coupons_expired_total")
+_RECONCILED = meters.counters("tidegate_gate_reconciled_ids_total")
+_RUNS = {
+    (duty, result): meters.counter("tidegate_duty_runs_total", duty=duty, result=result)
+    for duty in metric("tidegate_duty_runs_total").labels["duty"]
+    for result in ("done", "failed")
+}
 
 COUPONS_INTERVAL_S = 10.0
 # Else a leak too small to show in the counts would hold its units for as long as the load lasts.
@@ -55,7 +67,8 @@ class RedispatchStore(Session):
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
-    serve_metrics(settings.redispatcher.metrics_port)
+    meters.introduce("redispatcher")
+    serve_metrics(settings.redispatcher.metrics_port, "redispatcher")
     stop = told_to_stop()
     schedule = build_schedule(settings)
     while not stop.wait(settings.redispatcher.interval_ms / 1000):
@@ -79,9 +92,7 @@ def build_schedule(settings: Settings) -> Schedule:
             batch_max=settings.worker.batch_max,
         ),
     )
-    schedule = Schedule(
-        lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
-    )
+    schedule = Schedule(_tell_failure, lambda name: _RUNS[name, "done"].inc())
     reconcile_s = settings.redispatcher.reconcile_interval_ms / 1000
     schedule.add("reconcile whole gate", WHOLE_INTERVAL_S, lambda: _reconcile(gate, store))
     schedule.add("reconcile unknown gate", 0, lambda: _reconcile_unknown(gate, store))
@@ -102,6 +113,11 @@ def build_schedule(settings: Settings) -> Schedule:
     return schedule
 
 
+def _tell_failure(name: str, error: Exception) -> None:
+    _RUNS[name, "failed"].inc()
+    _log.warning("duty failed", duty=name, error=repr(error))
+
+
 def _reconcile_unknown(gate: Gate, store: RedispatchStore) -> None:
     """A gate that lost its memory admits a trickle only; it is not kept waiting for the interval."""
     if not gate.reconciled():
@@ -112,6 +128,8 @@ def _reconcile(
     gate: Gate, store: RedispatchStore, open_count: Callable[[], int] | None = None
 ) -> None:
     done = gate.reconcile(lambda: redispatch.open_ids(store.connection), open_count=open_count)
+    _RECONCILED["added"].inc(done.added)
+    _RECONCILED["removed"].inc(done.removed)
     if done.added or done.removed or not done.finished:
         _log.info("gate reconciled", added=done.added, removed=done.removed, finished=done.finished)
 
@@ -119,6 +137,9 @@ def _reconcile(
 def _told(duty: Callable[[TickReport], None]) -> None:
     report = TickReport()
     duty(report)
+    _REDISPATCHED.inc(report.redispatched)
+    _ORDERS.inc(report.orders_expired)
+    _COUPONS.inc(report.coupons_expired)
     if report != TickReport():
         _log.info(
             "redispatched",

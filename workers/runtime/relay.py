@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter, Gauge
 
+from config import meters
 from config.settings import Settings
 from workers.contract.couponcode import CouponCodes
 from workers.contract.posting import Poster
@@ -30,14 +30,10 @@ FIGURES_INTERVAL_S = 5.0
 SWEEP_INTERVAL_S = 60.0
 SWEEPS_MAX = 10  # in a row; the next interval goes on
 
-ATTEMPTS = Counter(
-    "tidegate_webhook_attempts_total", "Attempts to deliver an event, by its fate.", ["fate"]
-)
-WAITING = Gauge("tidegate_outbox_waiting", "Events to be delivered, counted up to 100,000.")
-DEAD = Gauge("tidegate_outbox_dead", "Events given up, counted up to 100,000.")
-OLDEST = Gauge(
-    "tidegate_outbox_oldest_age_seconds", "Age of the event that waits longest; 0: none waits."
-)
+_ATTEMPTS = meters.counters("tidegate_webhook_attempts_total")
+_WAITING = meters.gauge("tidegate_outbox_waiting")
+_DEAD = meters.gauge("tidegate_outbox_dead")
+_OLDEST = meters.gauge("tidegate_outbox_oldest_age_seconds")
 
 
 class RelayStore(Session):
@@ -77,7 +73,8 @@ class RelayStore(Session):
 
 def run(settings: Settings, bounds: Bounds | None = None) -> int:
     """Deliver until SIGTERM or SIGINT; return the exit status."""
-    serve_metrics(settings.relay.metrics_port)
+    meters.introduce("relay")
+    serve_metrics(settings.relay.metrics_port, "relay")
     asyncio.run(_serve(settings, bounds or bounds_of(settings)))
     return 0
 
@@ -155,7 +152,7 @@ async def _run_duties(schedule: Schedule) -> None:
 
 
 def _observe(entry: Entry, answer: Answer, judgement: Judgement) -> None:
-    ATTEMPTS.labels(judgement.fate.value).inc()
+    _ATTEMPTS[judgement.fate.value].inc()
     if not answer.delivered:
         _log.info(
             "webhook not delivered",
@@ -170,9 +167,9 @@ def _observe(entry: Entry, answer: Answer, judgement: Judgement) -> None:
 
 def _tell_figures(store: RelayStore) -> None:
     found = outbox.figures(store.connection)
-    WAITING.set(found.waiting)
-    DEAD.set(found.dead)
-    OLDEST.set(found.oldest_s)
+    _WAITING.set(found.waiting)
+    _DEAD.set(found.dead)
+    _OLDEST.set(found.oldest_s)
 
 
 def _until_few(step: Callable[[], int]) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import prometheus_client
 import structlog
 
+from config import meters
+from config.catalogue import Source
 from workers.service.process_batch import BatchReport
 
 _log = structlog.get_logger()
 
 
-def serve_metrics(port: int) -> None:
+def serve_metrics(port: int, *sources: Source) -> None:
     """Serve this process's metrics on loopback, from a thread of its own; not at all on port 0."""
     if port:
-        prometheus_client.start_http_server(port, addr="127.0.0.1")
+        shown = meters.registry(*sources)
+        prometheus_client.start_http_server(port, addr="127.0.0.1", registry=shown)
 
 
 def tell_batch(report: BatchReport) -> None:
@@ -24,12 +27,12 @@ def tell_batch(report: BatchReport) -> None:
     (_log.warning if troubled else _log.debug)(
         "batch",
         claimed=report.claimed,
-        batches=report.batches,
+        batches=len(report.sizes),
         outcomes=dict(report.outcomes),
         contentions=report.contentions,
         failures=report.failures,
         quarantined=report.quarantined,
         suspects=report.suspects,
-        sojourn_ms_max=round(report.sojourn_ms_max, 1),
-        stage_ms={stage: round(ms, 2) for stage, ms in report.stage_ms.items()},
+        sojourn_ms_max=round(max(report.sojourn_ms, default=0.0), 1),
+        stage_ms={stage: round(sum(ms), 2) for stage, ms in report.stage_ms.items()},
     )

@@ -18,15 +18,15 @@ import billiard.pool
 import structlog
 from celery import Celery, signals
 
-from config import failpoints
+from config import failpoints, meters
 from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.ids import uuid_of
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
-from workers.runtime import watchdog
+from workers.runtime import metering, watchdog
 from workers.runtime.bootstrap import build_processor
 from workers.runtime.telemetry import serve_metrics, tell_batch
-from workers.service.process_batch import Processor
+from workers.service.process_batch import BatchReport, Processor
 from workers.store.errors import Fault, fault_of
 
 _log = structlog.get_logger()
@@ -49,10 +49,12 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
     for add in register:
         add(app, settings)
     signals.worker_process_init.connect(_die_with_parent, weak=False)
+    meters.introduce("worker")
+    metering.meter_tasks(children=settings.worker.concurrency)
 
     def ready(**_: object) -> None:
         # After the fork: a child inherits neither the listening socket nor the thread.
-        serve_metrics(settings.worker.metrics_port)
+        serve_metrics(settings.worker.metrics_port, "worker", "api")
         watchdog.watch(app)
 
     signals.worker_ready.connect(ready, weak=False)
@@ -91,12 +93,17 @@ def register_process_batch(app: Celery, settings: Settings) -> None:
 
 def _process(processor: Processor, hinted: Sequence[UUID]) -> None:
     """Run batches; a fault of the system is logged, not raised: the journal keeps the intents."""
+    report = BatchReport()
     try:
-        tell_batch(processor.run(hinted, until=time.monotonic() + GO_ON_FOR_S))
+        processor.run(hinted, until=time.monotonic() + GO_ON_FOR_S, report=report)
     except Exception as error:
         if fault_of(error) is Fault.OWN:
             raise
+        metering.FAULTS.inc()
         _log.warning("batch put off", error=repr(error), hinted=len(hinted))
+    finally:
+        metering.count_batches(report)
+        tell_batch(report)
 
 
 def _ids(argument: object) -> list[UUID] | None:

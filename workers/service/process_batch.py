@@ -76,17 +76,20 @@ class Store(Protocol):
 
 
 class BatchReport(Struct):
-    """What a call did, for telemetry: counts, and milliseconds spent by stage."""
+    """What a call did, for telemetry: counts, and times in milliseconds.
+
+    `sizes` and the lists of `stage_ms` have an entry for each batch, `sojourn_ms` for each outcome.
+    """
 
     claimed: int = 0
-    batches: int = 0
+    sizes: list[int] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)  # "committed" or the refusal
     contentions: int = 0
     failures: int = 0
     quarantined: int = 0
     suspects: int = 0
-    sojourn_ms_max: float = 0.0
-    stage_ms: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sojourn_ms: list[float] = field(default_factory=list)
+    stage_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Processor:
@@ -114,13 +117,16 @@ class Processor:
         self._successes_at_failure: dict[UUID, int] = {}
         self._unsure: set[UUID] = set()  # claimed when a commit's reply was lost
 
-    def run(self, hinted: Sequence[UUID], *, until: float = 0.0) -> BatchReport:
+    def run(
+        self, hinted: Sequence[UUID], *, until: float = 0.0, report: BatchReport | None = None
+    ) -> BatchReport:
         """Process the hinted intents and the oldest others; go on while batches come out full.
 
         `until` is a time of the monotonic clock after which no further batch is begun. Raises the
-        fault of the system that stopped it; what was committed before stays committed and told.
+        fault of the system that stopped it; what was committed before stays committed and told, and
+        is in the caller's `report`.
         """
-        report = BatchReport()
+        report = BatchReport() if report is None else report
         self._settle_unsure()
         while True:
             before = report.claimed
@@ -255,13 +261,13 @@ class Processor:
         report: BatchReport,
         balances: Sequence[Balance] = (),
     ) -> None:
-        report.batches += 1
+        report.sizes.append(len(outcomes))
         report.claimed += len(outcomes)
         for outcome in outcomes:
             report.outcomes[outcome.refusal.value if outcome.refusal else "committed"] += 1
-        oldest = min(outcome.intent.accepted_at for outcome in outcomes)
-        sojourn_ms = (decided_at - oldest).total_seconds() * 1000
-        report.sojourn_ms_max = max(report.sojourn_ms_max, sojourn_ms)
+        report.sojourn_ms += [
+            (decided_at - outcome.intent.accepted_at).total_seconds() * 1000 for outcome in outcomes
+        ]
         if self._successes_at_failure or self._unsure:
             for outcome in outcomes:
                 self._successes_at_failure.pop(outcome.intent.intent_id, None)
@@ -335,13 +341,13 @@ class _SuspectsError(Exception):
 
 
 class _Watch:
-    """Adds the milliseconds since the last lap to a stage."""
+    """Notes the milliseconds since the last lap under a stage."""
 
-    def __init__(self, stages: defaultdict[str, float]) -> None:
+    def __init__(self, stages: defaultdict[str, list[float]]) -> None:
         self._stages = stages
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self._stages[stage] += (now - self._last) * 1000
+        self._stages[stage].append((now - self._last) * 1000)
         self._last = now

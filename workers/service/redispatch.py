@@ -112,10 +112,15 @@ class Redispatch:
 class Schedule:
     """Runs duties at their intervals; a duty that fails is told to `failed` and tried again."""
 
-    def __init__(self, failed: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self,
+        failed: Callable[[str, Exception], None],
+        done: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self._duties: list[tuple[str, float, Callable[[], object]]] = []
         self._due: dict[str, float] = {}
         self._failed = failed
+        self._done = done
 
     def add(self, name: str, interval_s: float, duty: Callable[[], object]) -> None:
         """Add a duty that is due at once, and then `interval_s` after each run."""
@@ -130,6 +135,7 @@ class Schedule:
                 continue
             try:
                 duty()
+                self._done(name)
             except Exception as error:
                 self._failed(name, error)
             self._due[name] = current + interval_s

@@ -6,6 +6,7 @@ word on stock, coupons, limits and budgets.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from datetime import datetime
 from typing import Any
@@ -67,6 +68,7 @@ def apply(
             **_lines(sold),
             **_redemptions(sold),
             **_coupons(outcomes),
+            **_tallies(outcomes),
         },
     )
 
@@ -153,4 +155,24 @@ def _coupons(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "issued_campaign_ids": texts([intent.campaign_id for intent, _ in issued]),
         "issued_user_ids": texts([intent.user_id for intent, _ in issued]),
         "issued_values": bigints([coupon.value for _, coupon in issued]),
+    }
+
+
+def _tallies(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Count a batch by campaign, kind and end; and the coupons that it issued or used."""
+    intents: Counter[tuple[str, str, str]] = Counter()
+    coupons: Counter[tuple[str, str, str]] = Counter()
+    for outcome in outcomes:
+        intent, order = outcome.intent, outcome.order
+        key = (intent.campaign_id, intent.kind.value, outcome.refusal or "")
+        intents[key] += 1
+        if outcome.coupon or (order and order.coupon_id):
+            coupons[key] += 1
+    keys = list(intents)
+    return {
+        "tally_campaign_ids": texts([campaign_id for campaign_id, _, _ in keys]),
+        "tally_kinds": texts([kind for _, kind, _ in keys]),
+        "tally_reasons": texts([reason for _, _, reason in keys]),
+        "tally_intents": bigints([intents[key] for key in keys]),
+        "tally_coupons": bigints([coupons[key] for key in keys]),
     }

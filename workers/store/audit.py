@@ -94,12 +94,13 @@ def check_all(
     for name in _SQL:
         if name != _DRAINED or drained:
             progress(name)
-            checks.append(_check(connection, name))
+            checks.append(check(connection, name))
     in_flight = open_count(connection)
     return AuditReport(checks=checks, in_flight=in_flight, took_ms=_ms_since(started))
 
 
-def _check(connection: Connection, name: str) -> Check:
+def check(connection: Connection, name: str) -> Check:
+    """Check one rule within the transaction that `connection` is in."""
     started = time.perf_counter()
     row = connection.execute(_SQL[name]).fetchone()
     if row is None:

@@ -68,6 +68,7 @@ def issue_many(connection: Connection, campaign_id: str, grants: Sequence[Grant]
             "user_ids": users,
         },
     )
+    connection.execute(_SQL.tally, {"campaign_id": campaign_id, "coupons": len(fresh)})
     moved = Movements()
     moved.move_budget(campaign_id, terms.value * len(fresh), 0)
     for user_id in users:

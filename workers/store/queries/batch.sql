@@ -152,6 +152,17 @@ WITH sold AS (
     DELETE FROM open_intents WHERE intent_id = ANY(%(intent_ids)b::uuid[])
 ), forgotten AS (
     DELETE FROM claims WHERE batch_id = %(batch_id)s
+), tallied AS (
+    INSERT INTO tallies (slot, campaign_id, kind, reason, intents, coupons)
+    SELECT pg_backend_pid() %% 256, coalesce(c.campaign_id, ''), t.kind, t.reason, sum(t.intents),
+           sum(t.coupons)
+    FROM unnest(%(tally_campaign_ids)b::text[], %(tally_kinds)b::text[], %(tally_reasons)b::text[],
+                %(tally_intents)b::bigint[], %(tally_coupons)b::bigint[])
+         AS t(campaign_id, kind, reason, intents, coupons)
+    LEFT JOIN campaigns c USING (campaign_id)
+    GROUP BY 2, 3, 4 ORDER BY 2, 3, 4
+    ON CONFLICT (slot, campaign_id, kind, reason) DO UPDATE
+    SET intents = tallies.intents + excluded.intents, coupons = tallies.coupons + excluded.coupons
 ), noted AS (
     -- For gateways with an endpoint; while there is none, nothing here is run.
     INSERT INTO outbox (endpoint_id, subject_id, event, occurred_at)

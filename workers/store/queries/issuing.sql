@@ -21,3 +21,8 @@ ORDER BY campaign_id, user_id, kind FOR NO KEY UPDATE
 INSERT INTO coupons (coupon_id, campaign_id, user_id, value, issued_at)
 SELECT coupon_id, %(campaign_id)s, user_id, %(value)s, clock_timestamp()
 FROM unnest(%(coupon_ids)b::uuid[], %(user_ids)b::text[]) AS t(coupon_id, user_id)
+
+-- tally --
+INSERT INTO tallies (slot, campaign_id, kind, reason, intents, coupons)
+VALUES (pg_backend_pid() %% 256, %(campaign_id)s, 'bulk', '', 0, %(coupons)s)
+ON CONFLICT (slot, campaign_id, kind, reason) DO UPDATE SET coupons = tallies.coupons + excluded.coupons
