@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
@@ -43,7 +44,9 @@ Open = Callable[[], AbstractAsyncContextManager[Api]]
 def create_app() -> App:
     """Make the application from the settings of the environment, for a server of your choice."""
     settings = load()
-    logging.configure("api", settings.log.level, settings.log.format)
+    logging.configure(
+        "api", settings.log.level, settings.log.format, pepper=settings.secrets.master
+    )
     failpoints.configure(settings.failpoints, settings.failpoints_enabled)
     return App(lambda: open_api(settings))
 
@@ -78,12 +81,13 @@ class App:
 
     def hot(self, fields: Fields, body: bytes, tell: Callable[[Reply], None]) -> bool:
         """Post one intent without ASGI; see `connections.Hot`."""
-        call = Call(self.api, HOT_PATH, {"headers": fields, "path": HOT_PATH}, _nothing)
+        call = Call(self.api, HOT_PATH, {"headers": fields, "method": "POST"}, _nothing)
+        tell_and_note = functools.partial(_tell, call, tell)
         try:
             call.fold()
-            return post_at_once(call, body, tell)
+            return post_at_once(call, body, tell_and_note)
         except Exception as error:
-            tell(call.failure(error))
+            tell_and_note(call.failure(error))
             return True
 
     def drain(self) -> None:
@@ -136,6 +140,7 @@ class _Endpoint:
             return
         except Exception as error:
             reply = call.failure(error)
+        call.api.access.note(call, reply.status)
         if isinstance(reply, Reply):
             await _send(reply, send)
         elif scope["method"] == "HEAD":
@@ -150,6 +155,11 @@ class _Endpoint:
             return Problem(Code.NOT_FOUND, "Nothing is served under this path.")
         detail = f"This path takes {self._allow.decode()}."
         return Problem(Code.METHOD_NOT_ALLOWED, detail, headers=((b"allow", self._allow),))
+
+
+def _tell(call: Call, tell: Callable[[Reply], None], reply: Reply) -> None:
+    tell(reply)
+    call.api.access.note(call, reply.status)
 
 
 async def _nothing() -> Message:

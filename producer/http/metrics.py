@@ -46,16 +46,17 @@ _BY_ANSWER = {
 def observe_batch(answers: Sequence[Answer]) -> None:
     """Count the answers of a batch."""
     BATCH_INTENTS.observe(len(answers))
-    for word, count in Count([_word(answer) for answer in answers]).items():
+    for word, count in Count([word_of(answer) for answer in answers]).items():
         _BY_ANSWER[word].inc(count)
 
 
 def observe_excuse(answer: Answer) -> None:
     """Count an answer that no batch gave."""
-    _BY_ANSWER[_word(answer)].inc()
+    _BY_ANSWER[word_of(answer)].inc()
 
 
-def _word(answer: Answer) -> str:
+def word_of(answer: Answer) -> str:
+    """Name an answer in one word."""
     if isinstance(answer, Unanswered):
         return f"unanswered_{answer.accepted}"
     return _WORDS[type(answer)]

@@ -39,14 +39,14 @@ _CLOSING_S = 10  # what a process takes beyond its drain, before it is killed
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit status."""
-    logging.configure("api", settings.log.level, settings.log.format)
+    logging.configure(
+        "api", settings.log.level, settings.log.format, pepper=settings.secrets.master
+    )
     failpoints.configure(settings.failpoints, settings.failpoints_enabled)
     try:
         listening = listen(settings.api.host, settings.api.port)
     except OSError as error:
-        _log.error(
-            "cannot listen", host=settings.api.host, port=settings.api.port, error=str(error)
-        )
+        _log.error("cannot listen", host=settings.api.host, port=settings.api.port, error=error)
         return 1
     _log.info("listening", host=settings.api.host, port=listening.getsockname()[1])
     if settings.api.processes == 1:

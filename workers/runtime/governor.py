@@ -173,7 +173,7 @@ class _Duties:
     def __init__(self, duties: dict[str, Duty]) -> None:
         self._report = TickReport()
         self._schedule = Schedule(
-            lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
+            lambda name, error: _log.warning("duty failed", duty=name, error=error)
         )
         for name, duty in duties.items():
             self._schedule.add(name, DUTIES_INTERVAL_S, self._bound(duty))
@@ -221,8 +221,8 @@ class _Told:
         if leads and policy.level is not self._level:
             _log.warning(
                 "level",
-                level=policy.level.value,
-                before=self._level.value,
+                overload_level=policy.level,
+                before=self._level,
                 reason=policy.reason,
                 wait_ms=policy.predicted_wait_ms,
                 service_per_s=policy.service_per_s and round(policy.service_per_s),

@@ -79,9 +79,7 @@ def build_schedule(settings: Settings) -> Schedule:
             batch_max=settings.worker.batch_max,
         ),
     )
-    schedule = Schedule(
-        lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
-    )
+    schedule = Schedule(lambda name, error: _log.warning("duty failed", duty=name, error=error))
     reconcile_s = settings.redispatcher.reconcile_interval_ms / 1000
     schedule.add("reconcile whole gate", WHOLE_INTERVAL_S, lambda: _reconcile(gate, store))
     schedule.add("reconcile unknown gate", 0, lambda: _reconcile_unknown(gate, store))

@@ -76,10 +76,11 @@ class Store(Protocol):
 
 
 class BatchReport(Struct):
-    """What a call did, for telemetry: counts, and milliseconds spent by stage."""
+    """What a call did, for telemetry: counts, whom it decided, and milliseconds spent by stage."""
 
     claimed: int = 0
     batches: int = 0
+    intent_ids: list[UUID] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)  # "committed" or the refusal
     contentions: int = 0
     failures: int = 0
@@ -257,6 +258,7 @@ class Processor:
     ) -> None:
         report.batches += 1
         report.claimed += len(outcomes)
+        report.intent_ids += [outcome.intent.intent_id for outcome in outcomes]
         for outcome in outcomes:
             report.outcomes[outcome.refusal.value if outcome.refusal else "committed"] += 1
         oldest = min(outcome.intent.accepted_at for outcome in outcomes)
