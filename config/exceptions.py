@@ -45,6 +45,8 @@ _PLAIN: Final = frozenset(
 )
 
 _FROM_FIRST_QUOTE = re.compile(r"(?<![A-Za-z])[\"'“].*", re.DOTALL)  # not the one of `can't`
+# A task is called with what the broker holds; Python names the argument nobody expected.
+_ARGUMENT = re.compile(r"(arguments?:? )'.*", re.DOTALL)
 # Greedy up to the last place: a name may look like the end of its own sentence.
 _NAMED = re.compile(
     r"(unknown field|Invalid enum value|Invalid value) .*(?= - at `\$[^`]*`$)"
@@ -101,7 +103,7 @@ def _message(error: BaseException, kind: str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return _first_line(f"[Errno {error.errno}] {error.strerror}")
     if root in _OURS or kind in _PLAIN:
-        return _first_line(str(error))
+        return _first_line(_ARGUMENT.sub(rf"\1{_GAP}", str(error)))
     return WITHHELD if str(error) else ""
 
 

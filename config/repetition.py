@@ -50,7 +50,7 @@ class Repetition:
 
     def forget(self) -> None:
         """Begin anew, as a forked child must: what was counted is its parent's to tell."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may log in the midst of a line
         self._windows: dict[Key, _Window] = {}
         self._over: list[tuple[Key, int]] = []
         self._due_at = float("inf")  # when there is first something to tell

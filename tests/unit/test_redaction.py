@@ -178,6 +178,7 @@ def test_of_a_database_error_state_constraint_and_first_sentence_are_told() -> N
         psycopg.DataError(f"can't parse timestamp '{CANARY}'"),
         raised_by(lambda: int(CANARY)),
         raised_by(lambda: {}[CANARY]),
+        raised_by(lambda: redaction.digest(**{CANARY: 1})),
         raised_by(lambda: msgspec.json.decode(f'{{"{CANARY}": 1}}', type=ORDER.type)),
         raised_by(lambda: ORDER.decode(f'{{"{CANARY}` - at `$.x": 1}}'.encode())),
         redis.ResponseError(f"unknown command 'FCALL', with args beginning with: '{CANARY}'"),

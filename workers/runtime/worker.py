@@ -16,6 +16,7 @@ from uuid import UUID
 
 import billiard.pool
 import billiard.util
+import celery.apps.worker
 import structlog
 from celery import Celery, Task, signals
 from structlog.contextvars import bound_contextvars
@@ -128,8 +129,9 @@ def _id(text: str) -> UUID:
 
 
 def _keep_our_logging(**_: object) -> None:
-    """Stand where Celery would set up loggers of its own, for billiard's too."""
+    """Stand where Celery would set up loggers of its own, and where it prints past them all."""
     billiard.util.get_logger().propagate = True
+    celery.apps.worker.safe_say = lambda said, *_: _log.info("celery says", said=said)
 
 
 def _die_with_parent(**_: object) -> None:
