@@ -1,78 +1,214 @@
-"""Log lines on standard error: one event, one line, one write.
+"""Log lines: one event, one line, one write, and in it nothing that a user sent.
 
 Our own events take structlog's native path; the records of the standard library (Celery, kombu,
-uvicorn) are bridged into the same lines. Whatever is called like a secret is masked on the way.
+uvicorn) are bridged into the same lines, and so is what nobody caught. Processes write to standard
+output, where collectors read; commands to standard error, for their output is their result.
+
+Levels mean: `error`, somebody has to look at it, a fault of ours; `warning`, something we depend on
+or hear from is not as it should be, and was borne; `info`, what was done, and changes of state;
+`debug`, how. Libraries are a level quieter. What repeats itself is told a few times and then counted
+(`config.repetition`), but for wide events: those are sampled or counted by who writes them.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
-import re
+import os
+import select
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Literal
+from types import TracebackType
+from typing import Any, Final, Literal
 
 import msgspec
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from config import exceptions
+from config.redaction import Redaction, text
+from config.repetition import Key, Repetition
 
 Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["json", "text"]
+Format = Literal["auto", "json", "text"]  # auto: text on a terminal, JSON lines elsewhere
+Stream = Literal["stdout", "stderr"]
 
-MASK = "***"
-# Keys whose values are never written, whole or as the last part of a longer key (`db_password`).
-_SECRET_KEY = re.compile(
-    r"(^|[_.-])(password|passwd|dsn|coupon_code|api_key|authorization|secret|secrets|master|token)$",
-    re.IGNORECASE,
+# What the kernel writes to a pipe in one piece (POSIX, PIPE_BUF on Linux): lines of processes that
+# share one never mix. What is longer loses its longest values.
+LINE_BYTES_MAX: Final = 4_096
+# What one event may be told by, beside its name, to be another than the last.
+_IDENTITY: Final = (
+    "logger",
+    "dependency",
+    "duty",
+    "lane",
+    "endpoint",
+    "why",
+    "reason",
+    "error",
 )
-# Secrets that travel inside texts: passwords of URLs, keys of gateways.
-_SECRET_TEXT = re.compile(r"(?<=://)([^:/@\s]*):[^@\s]+@|\btg_[A-Za-z0-9_-]{8,}")
-# Libraries that speak of every connection at `info`.
-_QUIETER = {"kombu": logging.WARNING, "httpx": logging.WARNING, "amqp": logging.WARNING}
-_LINE_LENGTH_MAX = (
-    16_384  # bytes; a longer line is cut, so that a traceback cannot flood a collector
+# Texts of libraries whose arguments are addresses of ours and errors of connections; of all others
+# only numbers are told, for Celery writes whole messages of the broker into its errors.
+_TOLD_WHOLE: Final = (
+    "consumer: Cannot connect to",
+    "Connected to",
+    "Uvicorn running on",
+    "%s ready.",
 )
+# Where a library's finished text goes over from its words to what it was given.
+_VALUES_BEGIN: Final = (": ", "(", "[", "{", "<", "'", '"', "=")
+_HIDDEN: Final = "…"
+
+repetition: Final = Repetition()
 
 
-def configure(process: str, level: Level = "info", fmt: Format = "json") -> None:
-    """Send every log event of this process to standard error, named `process`.
+def configure(
+    process: str,
+    level: Level = "info",
+    fmt: Format = "auto",
+    *,
+    to: Stream = "stdout",
+    pepper: str = "",
+) -> None:
+    """Send every log event of this process to one stream, named `process`.
 
-    Call once at the start of a process, and again in a forked child to rename it.
+    Call once at the start of a process, before it forks or starts threads. With the same `pepper`
+    the same user has the same digest in every process; it is to be a secret of the deployment.
     """
-    number = getattr(logging, level.upper())
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        _stamp(process),
-        _exception_text,
-        _mask,
-    ]
+    descriptor = 1 if to == "stdout" else 2
+    pretty = os.isatty(descriptor) if fmt == "auto" else fmt == "text"
     structlog.configure(
-        processors=[*shared, _render(fmt)],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: _LineLogger(sys.stderr.buffer),
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _count,
+            _stamp(process),
+            _redact(Redaction(pepper or os.urandom(16).hex())),
+            _pretty(colors=os.isatty(descriptor)) if pretty else _json,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_number(level)),
+        logger_factory=lambda *_: _Lines(descriptor),
         # Loggers are made at import, before this is called, and again after a fork.
         cache_logger_on_first_use=False,
     )
-    _bridge(number)
+    _bridge(_number("info" if level == "debug" else max(level, "warning", key=_number)))
+    if to == "stdout":
+        _catch_uncaught()
+    atexit.unregister(flush)
+    atexit.register(flush)
 
 
-class _LineLogger:
-    """Writes a line with one system call, so that processes sharing a file never mix lines."""
+def flush() -> None:
+    """Tell what was left out so far; for a process that ends without running exit handlers."""
+    _tell_left_out(repetition.ended(now_all=True))
 
-    _lock = threading.Lock()
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+class _Lines:
+    """Writes lines, each with one system call and without a lock: a fork may find any lock held."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
     def msg(self, line: bytes) -> None:
-        with self._lock:
-            self._file.write(line[: _LINE_LENGTH_MAX - 1] + b"\n")
-            self._file.flush()
+        # Nobody reads, or the disk is full: a line never breaks its caller.
+        with suppress(OSError):
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:  # somebody shares the pipe who does not want to wait for it
+                    select.select([], [self._descriptor], [])
 
     debug = info = warning = error = critical = exception = log = msg
+
+
+# Processors --------------------------------------------------------------------------------------
+
+
+def _count(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Let through what is wide, and the first few of what is not."""
+    _tell_left_out(repetition.ended())
+    if not event.pop("wide", False) and not repetition.admit(_key(event)):
+        raise structlog.DropEvent
+    return event
+
+
+def _key(event: EventDict) -> Key:
+    named = [event[name] for name in _IDENTITY if name in event]
+    raised = event.get("exc_info")
+    if raised:
+        named.append(raised if isinstance(raised, BaseException) else sys.exc_info()[1])
+    parts = [
+        exceptions.kind_of(part) if isinstance(part, BaseException) else text(str(part))
+        for part in named
+    ]
+    return (event["level"], text(str(event["event"])), *parts)
+
+
+def _tell_left_out(counted: list[tuple[Key, int]]) -> None:
+    for (level, event, *which), left_out in counted:
+        say = getattr(structlog.get_logger(), level or "warning")
+        say("repeated", of=event, which=which, left_out=left_out, wide=True)
+
+
+def _stamp(process: str) -> Processor:
+    def stamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        first = {"at": at, "level": event["level"], "process": process, "pid": os.getpid()}
+        return {**first, "event": event["event"], **event}
+
+    return stamp
+
+
+def _redact(redaction: Redaction) -> Processor:
+    def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        raised = event.pop("exc_info", None)
+        if raised is True:
+            raised = sys.exc_info()[1]
+        elif isinstance(raised, tuple):
+            raised = raised[1]
+        if isinstance(raised, BaseException):
+            event["exception"] = exceptions.trace(raised)
+        return redaction.event(event)
+
+    return redact
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def _json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
+    line = _encode(event)
+    while len(line) >= LINE_BYTES_MAX:
+        event = _shortened(event)
+        line = _encode(event)
+    return line + b"\n"
+
+
+def _shortened(event: EventDict) -> EventDict:
+    """Halve the longest value, or do without it."""
+    longest = max(event, key=lambda key: len(_encode(event[key])))
+    value, shorter = event[longest], {**event, "cut": True}
+    if isinstance(value, str) and len(value) > 1:
+        middle = len(value) // 2
+        shorter[longest] = value[middle:] if longest == "exception" else value[:middle]
+    else:
+        del shorter[longest]
+    return shorter
+
+
+def _pretty(*, colors: bool) -> Processor:
+    console = structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="at")
+
+    def render(logger: WrappedLogger, name: str, event: EventDict) -> bytes:
+        return f"{console(logger, name, event)}\n".encode(errors="backslashreplace")
+
+    return render
+
+
+# Libraries ---------------------------------------------------------------------------------------
 
 
 class _Bridge(logging.Handler):
@@ -81,73 +217,83 @@ class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
         say: Callable[..., Any] = getattr(log, record.levelname.lower(), log.info)
+        raised = record.exc_info[1] if record.exc_info else None
         try:
-            say(record.getMessage(), logger=record.name, exc_info=record.exc_info or None)
+            say(_words(record), logger=record.name, exc_info=raised)
         except Exception:  # as logging.Handler asks: a line never breaks its caller
             self.handleError(record)
+
+
+def _words(record: logging.LogRecord) -> str:
+    """Return what a library says, without the values it says it of."""
+    template = str(record.msg)
+    if not record.args:
+        return template if record.name == "py.warnings" else _before_values(template)
+    whole = template.startswith(_TOLD_WHOLE)
+    args: Any = record.args
+    try:
+        if isinstance(args, dict):
+            said = template % {name: _argument(arg, whole=whole) for name, arg in args.items()}
+        else:
+            said = template % tuple(_argument(arg, whole=whole) for arg in args)
+    except (TypeError, ValueError):  # a text where the template wants a number
+        said = template
+    return said.strip().partition("\n")[0]
+
+
+def _argument(value: object, *, whole: bool) -> object:
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, BaseException):
+        return _Plain(exceptions.line(value))
+    return _Plain(str(value) if whole else _HIDDEN)
+
+
+class _Plain(str):
+    """A text that `%r` does not quote."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _before_values(said: str) -> str:
+    """Cut a finished text where it may go on with what somebody sent."""
+    said = said.strip().partition("\n")[0]
+    ends = [said.find(mark) for mark in _VALUES_BEGIN if mark in said]
+    return f"{said[: min(ends)].rstrip()} {_HIDDEN}" if ends else said
 
 
 def _bridge(level: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(level)
-    for name, least in _QUIETER.items():
-        logging.getLogger(name).setLevel(max(level, least))
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task"):
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
 
 
-def _stamp(process: str) -> structlog.typing.Processor:
-    def stamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {"at": at, "process": process, **event}
+def _catch_uncaught() -> None:
+    """Tell what nobody caught in a line as well; the interpreter would print its message."""
+    logging.captureWarnings(True)
 
-    return stamp
+    def in_main(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+        structlog.get_logger().critical("process ends", exc_info=error)
 
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            structlog.get_logger().error("thread ends", exc_info=args.exc_value)
 
-def _exception_text(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    if event.get("exc_info"):
-        return structlog.processors.format_exc_info(logger, name, event)
-    event.pop("exc_info", None)
-    return event
+    def in_passing(args: Any) -> None:
+        structlog.get_logger().error("error ignored", exc_info=args.exc_value)
 
-
-def _mask(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    return {key: _masked(key, value) for key, value in event.items()}
-
-
-def _masked(key: object, value: Any) -> Any:
-    if isinstance(key, str) and _SECRET_KEY.search(key):
-        return MASK if value else value
-    if isinstance(value, str):
-        return _SECRET_TEXT.sub(_mask_match, value)
-    if isinstance(value, MutableMapping):
-        return {inner: _masked(inner, leaf) for inner, leaf in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked("", item) for item in value]
-    return value
+    sys.excepthook = in_main
+    threading.excepthook = in_thread
+    sys.unraisablehook = in_passing
 
 
-def _mask_match(match: re.Match[str]) -> str:
-    return MASK if match[1] is None else f"{match[1]}:{MASK}@"
+def _number(level: str) -> int:
+    return int(getattr(logging, level.upper()))
 
 
-def _render(fmt: Format) -> structlog.typing.Processor:
-    if fmt == "json":
-        encoder = msgspec.json.Encoder(enc_hook=repr)
-        return lambda _, __, event: _encode(encoder, event)
-    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="at")
-    return lambda logger, name, event: _text(console(logger, name, event))
-
-
-def _text(rendered: object) -> bytes:
-    return str(rendered).encode(errors="backslashreplace")
-
-
-def _encode(encoder: msgspec.json.Encoder, event: EventDict) -> bytes:
-    try:
-        return encoder.encode(event)
-    except (TypeError, ValueError):  # a key no JSON object may have, a lone surrogate
-        return encoder.encode({key: _text(value).decode() for key, value in event.items()})
+os.register_at_fork(after_in_child=repetition.forget)

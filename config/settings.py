@@ -224,10 +224,13 @@ class Secrets(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
-    """Log lines on standard error."""
+    """Log lines: on standard output of processes, on standard error of commands."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "text"] = "json"  # text is for a person at a terminal
+    format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal, else JSON lines
+    # Of the calls that went well, and of the intents in a batch, so large a share is told, chosen by
+    # their ids: at 10,000 a second, 1 % is as many lines as somebody may want to keep.
+    sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

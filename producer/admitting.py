@@ -129,7 +129,7 @@ class Admitting:
                 without = [refused[at][0] for at, window in placed.items() if window is None]
                 self._calendar.give_back([_holder(one) for one in without if one.keeps_place])
         except GateUnreachable as error:
-            _log.warning("no appointments", error=str(error), wishes=len(wishes))
+            _log.warning("no appointments", error=error, wishes=len(wishes))
         return answers
 
     def _read_tickets(self, holders: Sequence[Asked]) -> None:
@@ -150,7 +150,7 @@ class Admitting:
         try:
             arrivals = self._calendar.use([_holder(one) for one in proven])
         except GateUnreachable as error:
-            _log.warning("no windows looked up", error=str(error), holders=len(proven))
+            _log.warning("no windows looked up", error=error, holders=len(proven))
             return
         for one, arrival in zip(proven, arrivals, strict=True):
             one.keeps_place = arrival.keeps_place

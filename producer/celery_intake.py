@@ -13,19 +13,23 @@ longer waits.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import structlog
 from celery import Celery, Task, signals
 from msgspec import Meta
+from structlog.contextvars import bound_contextvars
 
+from config import exceptions
+from config.sampling import Sample
 from config.settings import Settings
 from producer import metering
-from producer.answers import Answer, Posted
+from producer.answers import Accepted, Answer, Posted, Unanswered
 from producer.publisher import Publisher
 from producer.wiring import open_intake, open_levels, open_limits
 from workers.contract.couponcode import CouponCodes
@@ -33,6 +37,7 @@ from workers.contract.hints import hint_sender
 from workers.contract.ids import uuid7_many
 from workers.contract.names import SUBMIT_INTENT_TASK
 from workers.contract.signing import signing_key, verify
+from workers.contract.trace import trace_of_task, trace_text
 from workers.domain.intent import IdempotencyKey, OrderIntent
 from workers.store.limits import gateway_of_key
 from workers.store.pool import PRODUCER, opener
@@ -45,6 +50,7 @@ KEY_ID_HEADER = "tidegate_key_id"
 SIGNATURE_HEADER = "tidegate_signature"
 SCOPE = "intents:write"  # as over HTTP
 AHEAD_MAX = timedelta(seconds=30)  # a sender's clock may be this far ahead of ours
+IDS_MAX = 10  # of intents named for one message
 PUBLISH_REST_S = 2.0  # for the hints of the last batches; what is not sent is found without
 
 
@@ -72,11 +78,16 @@ def register_submit_intent(
 
     @app.task(name=SUBMIT_INTENT_TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def submit_intent(task: Task, intents: object) -> None:
+        headers = task.request.headers or {}
+        trace = trace_of_task(headers.get("traceparent"), task.request.id)
+        with bound_contextvars(trace_id=trace_text(trace)):
+            take(headers, intents)
+
+    def take(headers: dict[str, Any], intents: object) -> None:
         try:
             body = canonical(intents)
-        except (TypeError, ValueError, RecursionError) as error:  # no JSON that we would have sent
-            return _drop(str(error)[:200])
-        headers = task.request.headers or {}
+        except (TypeError, ValueError, RecursionError):  # no JSON that we would have sent
+            return _drop("not to be written as JSON")
         key_id, signature = headers.get(KEY_ID_HEADER), headers.get(SIGNATURE_HEADER)
         if not (isinstance(key_id, str) and isinstance(signature, str)):
             return _drop("not signed")
@@ -86,7 +97,7 @@ def register_submit_intent(
         try:
             posted = read(body, gateway_id, datetime.now(UTC))
         except msgspec.MsgspecError as error:
-            return _drop(str(error)[:200], gateway=gateway_id)
+            return _drop(exceptions.decoded(str(error)), gateway=gateway_id)
         if posted:
             submit(posted)
 
@@ -108,14 +119,13 @@ def read(body: bytes, gateway_id: str, now: datetime) -> list[Posted]:
     """
     submitted = _decode(body)
     ids = uuid7_many(len(submitted))
-    posted = []
+    posted: list[Posted] = []
     for intent_id, one in zip(ids, submitted, strict=True):
         if one.submitted_at.tzinfo is None or one.submitted_at > now + AHEAD_MAX:
             raise msgspec.ValidationError(
                 "`submitted_at` has no time zone or lies ahead of the clock"
             )
         if now >= one.submitted_at + timedelta(milliseconds=one.ttl_ms):
-            _log.info("submitted intent too old", gateway=gateway_id)
             continue
         fields = {name: getattr(one, name) for name in OrderIntent.__struct_fields__}
         posted.append(
@@ -126,6 +136,9 @@ def read(body: bytes, gateway_id: str, now: datetime) -> list[Posted]:
                 intent=OrderIntent(**fields),
             )
         )
+    if len(posted) < len(submitted):
+        too_old = len(submitted) - len(posted)
+        _log.info("submitted intents too old", gateway=gateway_id, intents=too_old)
     return posted
 
 
@@ -134,6 +147,7 @@ class _Desk:
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._settings = settings
+        self._sample = Sample(settings.log.sample_share)
         open_connection = opener(settings.postgres, PRODUCER, "celery-intake")
         self._limits = open_limits(settings, "celery-limits")
         self._publisher = Publisher(
@@ -173,10 +187,19 @@ class _Desk:
             return gateway_of_key(connection, key_id, SCOPE)
 
     def submit(self, batch: Sequence[Posted]) -> Sequence[Answer]:
+        began = time.perf_counter()
         answers = self._intake.submit(batch)
         metering.count_answers(answers)
-        kinds = Counter(type(answer).__name__ for answer in answers)
-        _log.info("submitted intents taken", **{kind.lower(): n for kind, n in kinds.items()})
+        accepted = [one.intent_id for one in answers if isinstance(one, Accepted)]
+        troubled = any(isinstance(answer, Unanswered) for answer in answers)
+        (_log.warning if troubled else _log.info)(
+            "submitted intents taken",
+            wide=True,
+            gateway=batch[0].gateway_id,
+            answers=Counter(type(answer).__name__.lower() for answer in answers),
+            intent_ids=[one for one in accepted if self._sample.holds(one.int)][:IDS_MAX],
+            duration_ms=round((time.perf_counter() - began) * 1_000, 2),
+        )
         return answers
 
 

@@ -169,7 +169,7 @@ class Intake:
         try:
             answers = self._admitting.ask([one.asked for one in firsts if one.asked is not None])
         except GateUnreachable as error:
-            _log.warning("gate unreachable", error=str(error), intents=len(firsts))
+            _log.warning("gate unreachable", error=error, intents=len(firsts))
             self._gate_answers = False
             # The gate may have admitted them, unheard.
             self._unreleased += [one.posted.intent_id for one in firsts]
@@ -177,7 +177,7 @@ class Intake:
                 one.answer = _NO_GATE
             return []
         except RulesUnread as error:
-            _log.warning("rules unread", error=str(error), intents=len(firsts))
+            _log.warning("rules unread", error=error, intents=len(firsts))
             for one in firsts:
                 one.answer = _NO_JOURNAL
             return []
@@ -215,7 +215,7 @@ class Intake:
                 failpoints.hit("journal.after_commit")
                 return _accept(admitted, times)
             except psycopg.Error as error:
-                _log.warning("journal failed", error=repr(error), intents=len(admitted))
+                _log.warning("journal failed", error=error, intents=len(admitted))
                 unheard |= sent and self._is_broken
                 if not self._may_retry(error, deadline):
                     return self._give_up(admitted, error, deadline, unheard)
@@ -237,7 +237,7 @@ class Intake:
         try:
             keys, known = self._find(unanswered, deadline)
         except psycopg.Error as error:
-            _log.warning("journal not asked", error=repr(error), intents=len(unanswered))
+            _log.warning("journal not asked", error=error, intents=len(unanswered))
             for one in unanswered:
                 # The key may be bound: the journal could not say, so neither can we.
                 one.answer = _UNHEARD
@@ -278,7 +278,7 @@ class Intake:
             self._gate.release(part)
         except GateUnreachable as error:
             self._gate_answers = False
-            _log.warning("admissions not released", error=str(error), intents=len(part))
+            _log.warning("admissions not released", error=error, intents=len(part))
         else:
             del self._unreleased[: len(part)]
 

@@ -249,7 +249,7 @@ class LevelBook:
     def _tell(self, before: Standing) -> None:
         now = self.standing
         if (now.level, now.reason, now.governed) != (before.level, before.reason, before.governed):
-            _log.info("overload", level_now=now.level, why=now.reason, governed=now.governed)
+            _log.info("overload", overload_level=now.level, why=now.reason, governed=now.governed)
         for loop, wake in self._listeners:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and its listeners
                 loop.call_soon_threadsafe(wake)

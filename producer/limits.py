@@ -139,7 +139,7 @@ class LimitBook:
                 self._read(connection)
                 self.loaded.set()
             except psycopg.Error as error:
-                _log.warning("limits not refreshed", error=type(error).__name__)
+                _log.warning("limits not refreshed", error=error)
                 if connection is not None:
                     connection.close()
             except Exception:  # a book that is never read again would keep today's rules for ever

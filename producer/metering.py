@@ -49,13 +49,13 @@ _WORDS = {
 def count_answers(answers: Sequence[Answer]) -> None:
     """Count the answers of a batch."""
     _BATCH.observe(len(answers))
-    for word, count in Counter([_word(answer) for answer in answers]).items():
+    for word, count in Counter([word_of(answer) for answer in answers]).items():
         _ANSWERS[word].inc(count)
 
 
 def count_excuse(answer: Answer) -> None:
     """Count an answer that no batch gave."""
-    _ANSWERS[_word(answer)].inc()
+    _ANSWERS[word_of(answer)].inc()
 
 
 def count_verdicts(classes: Sequence[IntentClass], verdicts: Sequence[Verdict]) -> None:
@@ -87,7 +87,8 @@ class Watch:
         self._last = now
 
 
-def _word(answer: Answer) -> str:
+def word_of(answer: Answer) -> str:
+    """Name an answer in one word."""
     if isinstance(answer, Unanswered):
         return f"unanswered_{answer.accepted}"
     return _WORDS[type(answer)]

@@ -123,7 +123,7 @@ class Publisher:
             except Exception as error:
                 self.failed += 1
                 metering.HINTS["failed"].inc()
-                _log.warning("hint not published", error=repr(error), intents=len(hint))
+                _log.warning("hint not published", error=error, intents=len(hint))
 
     def _next(self) -> list[UUID]:
         """Wait for ids and for room; return what to name, or none when closing with none left."""

@@ -94,7 +94,9 @@ def _prepare(process: str, given: Mapping[str, object]) -> Settings:
     settings = load_settings(given)
     require_secrets(settings)
     failpoints.configure(settings.failpoints, settings.failpoints_enabled)
-    logging.configure(process, settings.log.level, settings.log.format)
+    logging.configure(
+        process, settings.log.level, settings.log.format, pepper=settings.secrets.master
+    )
     _raise_file_limit()
     return settings
 

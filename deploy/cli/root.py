@@ -111,6 +111,10 @@ class LazyGroup(click.Group):
 @click.pass_obj
 def cli(invocation: Invocation, config_file: Path | None) -> None:
     """Keep what all commands share."""
+    from config import logging
+
+    # Standard output is for results; `api`, `worker` and their like have none, and say so themselves.
+    logging.configure("tidegate", "warning", "text", to="stderr")
     invocation.config_file = config_file
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from producer.answers import Answer, Posted
 from producer.batcher import Batcher
+from producer.http.access import AccessLog
 from producer.http.auth import Keys
 from producer.http.desk import Desk
 from producer.http.messages import Messages
@@ -32,6 +33,7 @@ class Api:
     draining: asyncio.Event
     levels: LevelBook = field(default_factory=LevelBook)
     polls: Polls = field(default_factory=Polls)
+    access: AccessLog = field(default_factory=AccessLog)
 
     @cached_property
     def board(self) -> Board:

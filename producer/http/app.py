@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
@@ -32,6 +34,7 @@ from producer.http.calls import (
     Stream,
 )
 from producer.http.intents import post_at_once, post_intent
+from producer.http.metering import count_call
 from producer.http.problems import Code, Problem
 from producer.http.routes import HOT_PATH, ROUTES
 
@@ -43,7 +46,9 @@ Open = Callable[[], AbstractAsyncContextManager[Api]]
 def create_app() -> App:
     """Make the application from the settings of the environment, for a server of your choice."""
     settings = load()
-    logging.configure("api", settings.log.level, settings.log.format)
+    logging.configure(
+        "api", settings.log.level, settings.log.format, pepper=settings.secrets.master
+    )
     failpoints.configure(settings.failpoints, settings.failpoints_enabled)
     return App(lambda: open_api(settings))
 
@@ -78,12 +83,13 @@ class App:
 
     def hot(self, fields: Fields, body: bytes, tell: Callable[[Reply], None]) -> bool:
         """Post one intent without ASGI; see `connections.Hot`."""
-        call = Call(self.api, HOT_PATH, {"headers": fields, "path": HOT_PATH}, _nothing)
+        call = Call(self.api, HOT_PATH, {"headers": fields, "method": "POST"}, _nothing)
+        tell_and_note = functools.partial(_tell, call, tell)
         try:
             call.fold()
-            return post_at_once(call, body, tell)
+            return post_at_once(call, body, tell_and_note)
         except Exception as error:
-            tell(call.failure(error))
+            tell_and_note(call.failure(error))
             return True
 
     def drain(self) -> None:
@@ -133,9 +139,11 @@ class _Endpoint:
                 raise self._no_handler()
             reply = await handler(call)
         except CallerGone:
+            count_call(call.route, 0)
             return
         except Exception as error:
             reply = call.failure(error)
+        _note(call, reply)
         if isinstance(reply, Reply):
             await _send(reply, send)
         elif scope["method"] == "HEAD":
@@ -150,6 +158,19 @@ class _Endpoint:
             return Problem(Code.NOT_FOUND, "Nothing is served under this path.")
         detail = f"This path takes {self._allow.decode()}."
         return Problem(Code.METHOD_NOT_ALLOWED, detail, headers=((b"allow", self._allow),))
+
+
+def _tell(call: Call, tell: Callable[[Reply], None], reply: Reply) -> None:
+    tell(reply)
+    _note(call, reply)
+
+
+def _note(call: Call, reply: Reply | Feed | Stream) -> None:
+    """Count a call and log it; a call that asked to wait, or has no end, is not judged by its time."""
+    judged = isinstance(reply, Reply) and b"prefer" not in call.headers
+    took_s = time.perf_counter() - call.began if judged else None
+    count_call(call.route, reply.status, took_s)
+    call.api.access.note(call, reply.status)
 
 
 async def _nothing() -> Message:

@@ -99,7 +99,7 @@ class Keys:
             self._failing, self._loaded_at = False, self._began_at
         except Exception as error:  # whatever it was: the known keys stay good
             if not self._failing:
-                _log.warning("keys not refreshed", error=type(error).__name__)
+                _log.warning("keys not refreshed", error=error)
             self._failing = True
         finally:
             self._looking = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from uuid import UUID
 
-from producer.answers import Posted
+from producer.answers import Accepted, Posted
 from producer.http import decoding, headers
 from producer.http.auth import Gateway
 from producer.http.calls import BATCH_BYTES_MAX, INTENT_BYTES_MAX, Call, Reply
@@ -61,9 +63,8 @@ def _read(raw: bytes) -> _Item:
 
 async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[bytes]:
     """Submit what can be read, and write every item's result, in order."""
-    results: dict[int, bytes] = {
-        at: _result(call.render(item)) for at, item in enumerate(items) if isinstance(item, Problem)
-    }
+    replies = {at: call.render(item) for at, item in enumerate(items) if isinstance(item, Problem)}
+    accepted: list[UUID] = []
     for wave in _waves(items):
         ids = uuid7_many(len(wave))
         answers = await call.api.intake.submit_many(
@@ -80,8 +81,10 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
         )
         for (at, item), answer in zip(wave, answers, strict=True):
             call.locale = item.locale
-            results[at] = _result(reply_to(answer, call))
-    return [results[at] for at in range(len(items))]
+            replies[at] = reply_to(answer, call)
+        accepted += [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
+    call.items, call.accepted = Counter([reply.status for reply in replies.values()]), accepted
+    return [_result(replies[at]) for at in range(len(items))]
 
 
 def _waves(

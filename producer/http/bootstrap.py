@@ -17,6 +17,7 @@ from config.settings import Settings
 from producer import metering
 from producer.answers import INTAKE_LIMIT, Accepted, Answer, Limited, Posted, Unanswered
 from producer.batcher import Batcher, Bounds, Work
+from producer.http.access import AccessLog
 from producer.http.api import Api
 from producer.http.auth import Gateway, Keys
 from producer.http.desk import Desk
@@ -133,6 +134,7 @@ async def assemble(
             levels=levels,
             wait_max_s=settings.api.wait_max_s,
             draining=asyncio.Event(),
+            access=AccessLog(settings.log.sample_share),
         )
     finally:
         refreshing.cancel()

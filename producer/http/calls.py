@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qsl
+from uuid import UUID
 
-import structlog
-
+from config.sampling import Sample
+from producer.answers import Answer, Posted
 from producer.http import headers as fields
 from producer.http.auth import Gateway
 from producer.http.messages import Language
 from producer.http.problems import Code, Problem, render
+from workers.contract import trace
 
 if TYPE_CHECKING:
     from producer.http.api import Api
-
-_log = structlog.get_logger()
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -29,6 +32,7 @@ INTENT_BYTES_MAX = 8 * 1_024
 BATCH_BYTES_MAX = 1_024 * 1_024
 _QUERY_BYTES_MAX = 4 * 1_024
 
+_PARAMETER = re.compile(r"\{(\w+)\}")
 _LANGUAGES_MAX = 256  # bytes of Accept-Language that are read, and remembered
 
 # Said twice and differently, these leave it open what was meant.
@@ -83,9 +87,31 @@ class CallerGone(Exception):
 
 
 class Call:
-    """One HTTP call."""
+    """One HTTP call, and what is to be told of it: see `access`.
 
-    __slots__ = ("_receive", "_trace_id", "api", "headers", "locale", "route", "scope")
+    `gateway` is who calls. `posted` is the intent that came with it and `given` the intake's answer;
+    of a batch `items` counts the statuses and `accepted` names the accepted. `code` and `limit` are
+    of the problem that was told, `fault` is what was raised that is none.
+    """
+
+    __slots__ = (
+        "_receive",
+        "_trace",
+        "accepted",
+        "api",
+        "began",
+        "code",
+        "fault",
+        "gateway",
+        "given",
+        "headers",
+        "items",
+        "limit",
+        "locale",
+        "posted",
+        "route",
+        "scope",
+    )
 
     def __init__(self, api: Api, route: str, scope: Scope, receive: Receive) -> None:
         """Take the header fields apart. `locale` is to be set where an intent names one."""
@@ -96,7 +122,16 @@ class Call:
         self.headers: dict[bytes, bytes] = dict(raw)
         self.locale: str | None = None
         self._receive = receive
-        self._trace_id = ""
+        self._trace = 0
+        self.began = time.perf_counter()
+        self.gateway: str | None = None
+        self.posted: Posted | None = None
+        self.given: Answer | None = None
+        self.items: Counter[int] | None = None
+        self.accepted: Sequence[UUID] = ()
+        self.code: str | None = None
+        self.limit: str | None = None
+        self.fault: Exception | None = None
 
     def fold(self) -> None:
         """Join the fields that came more than once; raises Problem where that makes no sense."""
@@ -105,16 +140,35 @@ class Call:
             self.headers = _folded(raw)
 
     @property
-    def path(self) -> str:
-        """The path, as it was sent."""
-        return str(self.scope["path"])
+    def method(self) -> str:
+        """The method."""
+        return str(self.scope["method"])
+
+    @property
+    def instance(self) -> str:
+        """The path for problems: of its parameters only ids are told, and nothing a user wrote."""
+        if "{" not in self.route:
+            return self.route or "/"
+        return _PARAMETER.sub(lambda found: self._id_of(found[1]), self.route)
+
+    @property
+    def trace(self) -> int:
+        """The id of the caller's trace, or one of our own."""
+        if not self._trace:
+            self._trace = trace.trace_of(self.headers.get(b"traceparent"))
+        return self._trace
 
     @property
     def trace_id(self) -> str:
-        """The id of the caller's trace, or one of our own."""
-        if not self._trace_id:
-            self._trace_id = fields.trace_id(self.headers.get(b"traceparent"))
-        return self._trace_id
+        """The same, as it is told."""
+        return trace.trace_text(self.trace)
+
+    def is_in(self, sample: Sample) -> bool:
+        """Say whether the trace is in a sample; reads most ids no further than that takes."""
+        given = self.headers.get(b"traceparent")
+        if given is not None and len(given) == trace.TRACEPARENT_BYTES:
+            return sample.may_hold(given[trace.DIGITS]) and sample.holds(self.trace)
+        return sample.holds(self.trace)
 
     @property
     def language(self) -> Language:
@@ -160,12 +214,16 @@ class Call:
         gateway = keys.known(authorization)
         if gateway is None:
             gateway = await keys.identify(authorization)
+        self.gateway = gateway.gateway_id
         return _in_scope(gateway, scope)
 
     def known_gateway(self, scope: str) -> Gateway | None:
         """Return the calling gateway if its key is known at once; raises Problem like `authorise`."""
         gateway = self.api.keys.known(self.headers.get(b"authorization"))
-        return gateway and _in_scope(gateway, scope)
+        if gateway is None:
+            return None
+        self.gateway = gateway.gateway_id
+        return _in_scope(gateway, scope)
 
     async def body(self, bytes_max: int) -> bytes:
         """Read the body; raises Problem when there is more of it than allowed."""
@@ -231,12 +289,13 @@ class Call:
     def render(self, problem: Problem) -> Reply:
         """Write a problem, in the language of the intent."""
         api = self.api
+        self.code, self.limit = problem.code.word, problem.limit
         return Reply(
             *render(
                 problem,
                 messages=api.messages,
                 language=self.language,
-                instance=self.path,
+                instance=self.instance,
                 trace_id=self.trace_id,
                 level=api.levels.standing.level,
             )
@@ -253,11 +312,16 @@ class Call:
         """Tell what was raised: a problem as it is, anything else as a fault of ours."""
         if isinstance(error, Problem):
             return self.render(error)
-        # Not the path itself: it may name a user.
-        _log.error("call failed", exc_info=error, route=self.route, trace_id=self.trace_id)
+        self.fault = error
         return self.render(
             Problem(Code.INTERNAL_ERROR, "The log has more of it.", accepted="unknown")
         )
+
+    def _id_of(self, name: str) -> str:
+        try:
+            return str(UUID(self.parameter(name)))
+        except ValueError:
+            return "-"
 
     async def gone(self) -> None:
         """Return when the caller has closed the connection."""

@@ -70,7 +70,7 @@ class _Session:
                 broken = self._connection is None or self._connection.closed
                 if (contended or (broken and old)) and attempt < _CONTENTION_ATTEMPTS_MAX:
                     continue
-                _log.warning("store not asked", error=type(error).__name__, state=error.sqlstate)
+                _log.warning("store not asked", error=error)
                 if not broken:
                     self.close()  # in whatever state it is: the next job starts clean
                 return _Failed.UNHEARD if began and broken else _Failed.UNDONE

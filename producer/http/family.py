@@ -13,6 +13,8 @@ from typing import Final
 
 import structlog
 
+from config import logging
+
 _log = structlog.get_logger()
 
 RESTART_PAUSE_S: Final = 1.0  # a child that cannot live must not be born a thousand times a second
@@ -63,6 +65,7 @@ class Family:
         except BaseException:
             _log.exception("serving process failed")
         finally:
+            logging.flush()
             sys.stderr.flush()
             os._exit(status)
 

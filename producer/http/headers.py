@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
 
@@ -16,7 +15,6 @@ _ESCAPED = re.compile(rb'\\(["\\])')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TICKET = re.compile(rb"[\x21-\x7e]{1,%d}" % TICKET_LENGTH_MAX)
 _WAIT = re.compile(rb'(?:^|,)[ \t]*wait[ \t]*=[ \t]*"?(\d{1,9})"?[ \t]*(?=[,;]|$)', re.IGNORECASE)
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _CHARSET = re.compile(rb'[ \t]*charset[ \t]*=[ \t]*"?utf-?8"?[ \t]*', re.IGNORECASE)
 _RANGE = re.compile(
     r"((?:[a-z]{1,8}|\*)(?:-[a-z0-9]{1,8})*)(?:;q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?"
@@ -24,8 +22,6 @@ _RANGE = re.compile(
 
 JSON = (b"application/json",)
 NDJSON = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
-
-_UNSAMPLED = "0" * 32
 
 
 class HeaderError(ValueError):
@@ -64,15 +60,6 @@ def wait_s(raw: bytes, longest_s: int) -> int:
     """Read `Prefer: wait=N`; at most `longest_s`, 0 where the caller prefers nothing readable."""
     found = _WAIT.search(raw)
     return min(int(found[1]), longest_s) if found else 0
-
-
-def trace_id(traceparent: bytes | None) -> str:
-    """Take the trace's id from a W3C `traceparent`, or make one."""
-    if traceparent is not None:
-        found = _TRACEPARENT.fullmatch(traceparent.strip())
-        if found is not None and (given := found[1].decode()) != _UNSAMPLED:
-            return given
-    return f"{random.getrandbits(128) or 1:032x}"  # names a trace, and guards nothing
 
 
 def is_media_type(raw: bytes | None, accepted: Sequence[bytes]) -> bool:

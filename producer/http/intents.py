@@ -120,6 +120,7 @@ def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, t
         intent=intent,
         appointment=call.ticket(),
     )
+    call.posted = posted
     prefer = call.headers.get(b"prefer")
     wait_s = 0 if prefer is None else headers.wait_s(prefer, call.api.wait_max_s)
     if wait_s:
@@ -129,6 +130,7 @@ def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, t
 
 
 def _tell(call: Call, tell: Tell, answer: Answer) -> None:
+    call.given = answer
     tell(call.answer(lambda: reply_to(answer, call)))
 
 
@@ -149,6 +151,7 @@ class _Wait:
 
     def _answered(self, answer: Answer) -> None:
         api = self._call.api
+        self._call.given = answer
         if isinstance(answer, Accepted):
             api.waiters.sojourn.accepted()
             return self._waiter.tell_outcome(self._wait_s, functools.partial(self._end, answer))

@@ -25,29 +25,47 @@ _WAITING = meters.gauge("tidegate_intake_waiting")
 _HEARD = meters.gauge("tidegate_outcomes_heard")
 
 # Apart from the rest of their class: the caller's own limit, and ours.
-_OWN_CLASS: Final = {429: "429", 503: "503"}
+_OWN_CLASS: Final = {0: "gone", 429: "429", 503: "503"}
+
+
+# What was counted on the event loop since the last look: a thousand calls cost the meters a lock once.
+_calls: dict[tuple[str, int], int] = {}
+_took_s: dict[str, list[float]] = {}
 
 
 def count_call(route: str, status: int, seconds: float | None = None) -> None:
-    """Count an answered call. `route` is the template, '' for a path that is none.
+    """Count an answered call, on the event loop. `route` is the template, '' for a path that is none.
 
     `seconds` is how long it took; None for what is not to be judged by it: a stream, or a call that
-    waited because it was asked to.
+    waited because it was asked to. Status 0: the caller left before.
     """
-    route = route or "other"
-    _REQUESTS[route, _OWN_CLASS.get(status) or f"{status // 100}xx"].inc()
+    key = route, status
+    _calls[key] = _calls.get(key, 0) + 1
     if seconds is not None:
-        _DURATIONS[route].observe(seconds)
+        _took_s.setdefault(route, []).append(seconds)
 
 
-def count_gone(route: str) -> None:
-    """Count a call whose caller left before it was answered."""
-    _REQUESTS[route or "other", "gone"].inc()
+def settle() -> None:
+    """Hand what was counted to the meters."""
+    for (route, status), count in _calls.items():
+        _REQUESTS[route or "other", _class_of(status)].inc(count)
+    for route, took_s in _took_s.items():
+        _DURATIONS[route or "other"].observe_many(took_s)
+    _calls.clear()
+    _took_s.clear()
+
+
+meters.before_reading(settle)
+
+
+def _class_of(status: int) -> str:
+    return _OWN_CLASS.get(status) or f"{status // 100}xx"
 
 
 async def keep_gauges(api: Api, connections: Callable[[], Sized]) -> None:
     """Say from time to time how things stand in this process; until cancelled."""
     while True:
+        settle()
         _CONNECTIONS.set(len(connections()))
         _LISTENERS.set(api.board.count)
         _WAITING.set(api.intake.pending)

@@ -122,6 +122,10 @@ class Problem(Exception):
         self.resume_at = resume_at
         self.jitter_ms_max = jitter_ms_max
 
+    def __str__(self) -> str:
+        """For logs: the detail may name what the caller named."""
+        return self.code.word
+
 
 class ProblemBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A problem as it is told (RFC 9457), with our own members.

@@ -23,6 +23,7 @@ from producer.http.app import App
 from producer.http.bootstrap import open_api
 from producer.http.connections import KEEP_ALIVE_S, Connection, sweep
 from producer.http.family import Family
+from producer.http.metering import keep_gauges
 
 _log = structlog.get_logger()
 
@@ -39,14 +40,14 @@ _CLOSING_S = 10  # what a process takes beyond its drain, before it is killed
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit status."""
-    logging.configure("api", settings.log.level, settings.log.format)
+    logging.configure(
+        "api", settings.log.level, settings.log.format, pepper=settings.secrets.master
+    )
     failpoints.configure(settings.failpoints, settings.failpoints_enabled)
     try:
         listening = listen(settings.api.host, settings.api.port)
     except OSError as error:
-        _log.error(
-            "cannot listen", host=settings.api.host, port=settings.api.port, error=str(error)
-        )
+        _log.error("cannot listen", host=settings.api.host, port=settings.api.port, error=error)
         return 1
     _log.info("listening", host=settings.api.host, port=listening.getsockname()[1])
     meters.introduce("api")
@@ -115,11 +116,16 @@ class _Server(uvicorn.Server):
         self._app = app
 
     async def main_loop(self) -> None:
-        sweeping = asyncio.create_task(sweep(self.server_state.connections))
+        connections = self.server_state.connections
+        beside = [
+            asyncio.create_task(sweep(connections)),
+            asyncio.create_task(keep_gauges(self._app.api, lambda: connections)),
+        ]
         try:
             await super().main_loop()
         finally:
-            sweeping.cancel()
+            for task in beside:
+                task.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.drain()

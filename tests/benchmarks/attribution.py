@@ -70,7 +70,7 @@ _FILES: Final[Mapping[str, str]] = {
     "producer/http/intents.py": "validate",
     "producer/batcher.py": "batch",
     "producer/http/bootstrap.py": "batch",
-    "producer/http/metrics.py": "batch",
+    "producer/metering.py": "batch",
     "producer/http/render.py": "answer",
     "producer/http/replies.py": "answer",
     # Its threads.

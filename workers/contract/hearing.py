@@ -68,7 +68,7 @@ class Hearing:
                     self._hear(channel)
             except (redis.RedisError, OSError) as error:
                 if self.listening.is_set() or pause_s == first_s:
-                    _log.warning("outcomes not heard", error=type(error).__name__)
+                    _log.warning("outcomes not heard", error=error)
             if self.listening.is_set():
                 pause_s = first_s
             self.listening.clear()

@@ -64,7 +64,7 @@ class Transport(redis.Transport):  # type: ignore[misc]
         try:
             super().on_readable(fileno)
         except _NO_MESSAGE as error:
-            _log.warning("rubbish in a queue dropped", error=repr(error)[:200])
+            _log.warning("rubbish in a queue dropped", error=error)
 
 
 def use() -> None:

@@ -55,7 +55,7 @@ def announcer(gate: Gate) -> Callable[[Sequence[IntentResource], Sequence[Balanc
         try:
             gate.settle(ids, message, balances)
         except GateUnreachable as error:
-            _log.warning("outcomes not announced", intents=len(ids), error=str(error))
+            _log.warning("outcomes not announced", intents=len(ids), error=error)
             unsettled.settle_later(ids)
 
     return tell

@@ -114,7 +114,7 @@ class Exporter(Collector):
         yield from families(self._reading)
 
     def _tell_failure(self, name: str, error: Exception) -> None:
-        _log.warning("not read", what=name, error=type(error).__name__)
+        _log.warning("not read", what=name, error=error)
         match name:
             case "postgres":
                 self._reading = replace(self._reading, postgres_up=False)

@@ -164,7 +164,7 @@ class _Duties:
     def __init__(self, duties: dict[str, Duty]) -> None:
         self._report = TickReport()
         self._schedule = Schedule(
-            lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
+            lambda name, error: _log.warning("duty failed", duty=name, error=error)
         )
         for name, duty in duties.items():
             self._schedule.add(name, DUTIES_INTERVAL_S, self._bound(duty))

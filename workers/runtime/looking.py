@@ -89,7 +89,7 @@ class Probe(Generic[T]):
         except Exception as error:
             self._value = self._ms = None
             if not self._failing:
-                _log.warning("does not answer", dependency=self._name, error=repr(error))
+                _log.warning("does not answer", dependency=self._name, error=error)
             self._failing = True
         self._answered.set()
 

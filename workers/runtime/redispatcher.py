@@ -115,7 +115,7 @@ def build_schedule(settings: Settings) -> Schedule:
 
 def _tell_failure(name: str, error: Exception) -> None:
     _RUNS[name, "failed"].inc()
-    _log.warning("duty failed", duty=name, error=repr(error))
+    _log.warning("duty failed", duty=name, error=error)
 
 
 def _reconcile_unknown(gate: Gate, store: RedispatchStore) -> None:

@@ -113,7 +113,7 @@ async def _serve(settings: Settings, bounds: Bounds) -> None:
         build_writer(settings),
         bounds,
         observe=_observe,
-        failed=lambda error: _log.warning("relay failed", error=repr(error)),
+        failed=lambda error: _log.warning("relay failed", error=error),
     )
     duties = asyncio.create_task(_run_duties(build_schedule(settings)))
     try:
@@ -129,9 +129,7 @@ def build_schedule(settings: Settings) -> Schedule:
     keep_s, keep_dead_s = (
         days * DAY_S for days in (settings.webhooks.keep_days, settings.webhooks.keep_dead_days)
     )
-    schedule = Schedule(
-        lambda name, error: _log.warning("duty failed", duty=name, error=repr(error))
-    )
+    schedule = Schedule(lambda name, error: _log.warning("duty failed", duty=name, error=error))
     schedule.add("tell figures", FIGURES_INTERVAL_S, lambda: _tell_figures(store))
     schedule.add("give up", SWEEP_INTERVAL_S, lambda: outbox.give_up_old(store.connection))
     schedule.add(
@@ -158,9 +156,9 @@ def _observe(entry: Entry, answer: Answer, judgement: Judgement) -> None:
             "webhook not delivered",
             endpoint=entry.endpoint_id,
             event_type=entry.event.value,
-            subject=str(entry.subject_id),
+            subject=entry.subject_id,
             attempt=entry.attempts + 1,
-            why=answer.fault,
+            why=answer.fault.partition(": ")[0],  # the rest may quote the receiver
             fate=judgement.fate.value,
         )
 

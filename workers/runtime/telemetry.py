@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import prometheus_client
 import structlog
 
 from config import meters
 from config.catalogue import Source
+from config.sampling import Sample
 from workers.service.process_batch import BatchReport
 
 _log = structlog.get_logger()
+
+IDS_MAX: Final = 10  # of intents named for one batch
 
 
 def serve_metrics(port: int, *sources: Source) -> None:
@@ -19,13 +24,19 @@ def serve_metrics(port: int, *sources: Source) -> None:
         prometheus_client.start_http_server(port, addr="127.0.0.1", registry=shown)
 
 
-def tell_batch(report: BatchReport) -> None:
-    """Log what a call of `process_batch` did; nothing, if there was nothing to do."""
+def tell_batch(report: BatchReport, sample: Sample) -> None:
+    """Log what a call of `process_batch` did; nothing, if there was nothing to do.
+
+    Of the intents those of the sample are named, the ones that the API names too.
+    """
     if not report.claimed and not report.failures:
         return
     troubled = report.contentions or report.failures or report.quarantined or report.suspects
-    (_log.warning if troubled else _log.debug)(
+    sampled = [one for one in report.intent_ids if sample.holds(one.int)]
+    (_log.warning if troubled else _log.info)(
         "batch",
+        wide=True,
+        intent_ids=sampled[:IDS_MAX],
         claimed=report.claimed,
         batches=len(report.sizes),
         outcomes=dict(report.outcomes),

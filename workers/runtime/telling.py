@@ -101,8 +101,8 @@ class Telling:
         if policy.level is not self._level:
             _log.warning(
                 "level",
-                level=policy.level.value,
-                before=self._level.value,
+                overload_level=policy.level,
+                before=self._level,
                 reason=policy.reason,
                 wait_ms=policy.predicted_wait_ms,
                 service_per_s=policy.service_per_s and round(policy.service_per_s),

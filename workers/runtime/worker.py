@@ -15,14 +15,19 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import billiard.pool
+import billiard.util
+import celery.apps.worker
 import structlog
-from celery import Celery, signals
+from celery import Celery, Task, signals
+from structlog.contextvars import bound_contextvars
 
-from config import failpoints, meters
+from config import failpoints, logging, meters
+from config.sampling import Sample
 from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.ids import uuid_of
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
+from workers.contract.trace import trace_of_task, trace_text
 from workers.runtime import metering, watchdog
 from workers.runtime.bootstrap import build_processor
 from workers.runtime.telemetry import serve_metrics, tell_batch
@@ -51,6 +56,8 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
     signals.worker_process_init.connect(_die_with_parent, weak=False)
     meters.introduce("worker")
     metering.meter_tasks(children=settings.worker.concurrency)
+    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    signals.worker_process_shutdown.connect(lambda **_: logging.flush(), weak=False)
 
     def ready(**_: object) -> None:
         # After the fork: a child inherits neither the listening socket nor the thread.
@@ -79,19 +86,23 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
 def register_process_batch(app: Celery, settings: Settings) -> None:
     """Add task `tidegate.process_batch` to the app."""
     processors: list[Processor] = []  # of this process; built by its first hint
+    sample = Sample(settings.log.sample_share)
 
-    @app.task(name=PROCESS_BATCH_TASK, shared=False)  # type: ignore[untyped-decorator]
-    def process_batch(intent_ids: object) -> None:
-        hinted = _ids(intent_ids)
-        if hinted is None:
-            return
-        if not processors:
-            processors.append(build_processor(settings))
-        _process(processors[0], hinted)
-        failpoints.hit("worker.before_ack")
+    @app.task(name=PROCESS_BATCH_TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
+    def process_batch(task: Task, intent_ids: object) -> None:
+        headers = task.request.headers or {}
+        trace = trace_of_task(headers.get("traceparent"), task.request.id)
+        with bound_contextvars(trace_id=trace_text(trace)):
+            hinted = _ids(intent_ids)
+            if hinted is None:
+                return
+            if not processors:
+                processors.append(build_processor(settings))
+            _process(processors[0], hinted, sample)
+            failpoints.hit("worker.before_ack")
 
 
-def _process(processor: Processor, hinted: Sequence[UUID]) -> None:
+def _process(processor: Processor, hinted: Sequence[UUID], sample: Sample) -> None:
     """Run batches; a fault of the system is logged, not raised: the journal keeps the intents."""
     report = BatchReport()
     try:
@@ -100,10 +111,10 @@ def _process(processor: Processor, hinted: Sequence[UUID]) -> None:
         if fault_of(error) is Fault.OWN:
             raise
         metering.FAULTS.inc()
-        _log.warning("batch put off", error=repr(error), hinted=len(hinted))
+        _log.warning("batch put off", error=error, hinted=len(hinted))
     finally:
         metering.count_batches(report)
-        tell_batch(report)
+        tell_batch(report, sample)
 
 
 def _ids(argument: object) -> list[UUID] | None:
@@ -113,7 +124,7 @@ def _ids(argument: object) -> list[UUID] | None:
             raise ValueError("expected a list of intent ids")
         return [_id(text) for text in argument]
     except (ValueError, TypeError, AttributeError) as error:
-        _log.warning("hint ignored", error=str(error)[:200])
+        _log.warning("hint ignored", error=error)
         return None
 
 
@@ -122,6 +133,12 @@ def _id(text: str) -> UUID:
     if len(raw) != 16:
         raise ValueError(f"expected an id of 16 bytes, got {len(raw)}")
     return uuid_of(raw)
+
+
+def _keep_our_logging(**_: object) -> None:
+    """Stand where Celery would set up loggers of its own, and where it prints past them all."""
+    billiard.util.get_logger().propagate = True
+    celery.apps.worker.safe_say = lambda said, *_: _log.info("celery says", said=said)
 
 
 def _die_with_parent(**_: object) -> None:

@@ -76,13 +76,15 @@ class Store(Protocol):
 
 
 class BatchReport(Struct):
-    """What a call did, for telemetry: counts, and times in milliseconds.
+    """What a call did, for telemetry: counts, whom it decided, and times in milliseconds.
 
-    `sizes` and the lists of `stage_ms` have an entry for each batch, `sojourn_ms` for each outcome.
+    `sizes` and the lists of `stage_ms` have an entry for each batch; `intent_ids` and `sojourn_ms` have
+    one for each outcome.
     """
 
     claimed: int = 0
     sizes: list[int] = field(default_factory=list)
+    intent_ids: list[UUID] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)  # "committed" or the refusal
     contentions: int = 0
     failures: int = 0
@@ -263,6 +265,7 @@ class Processor:
     ) -> None:
         report.sizes.append(len(outcomes))
         report.claimed += len(outcomes)
+        report.intent_ids += [outcome.intent.intent_id for outcome in outcomes]
         for outcome in outcomes:
             report.outcomes[outcome.refusal.value if outcome.refusal else "committed"] += 1
         report.sojourn_ms += [

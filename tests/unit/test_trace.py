@@ -1,0 +1,65 @@
+"""Trace context: the gateway's trace is kept where it is one, and made where it is not."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.contract.trace import trace_of, trace_of_task, trace_text
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        f"00-{TRACE}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-00",  # not sampled by the gateway: its trace all the same
+        f" 00-{TRACE}-{PARENT}-01\t",
+        f"cc-{TRACE}-{PARENT}-01-what-a-later-version-adds",
+    ],
+)
+def test_a_valid_traceparent_names_the_trace(raw: str) -> None:
+    """As W3C Trace Context has it, later versions included."""
+    assert trace_text(trace_of(raw.encode())) == TRACE
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None,
+        b"",
+        b"junk",
+        f"ff-{TRACE}-{PARENT}-01".encode(),
+        f"00-{'0' * 32}-{PARENT}-01".encode(),
+        f"00-{TRACE}-{'0' * 16}-01".encode(),
+        f"00-{TRACE}-{PARENT}-01-more".encode(),
+        f"00-{TRACE.upper()}-{PARENT}-01".encode(),
+        f"00-{TRACE}-{PARENT}-01\n{{}}".encode(),
+    ],
+)
+def test_anything_else_begins_a_trace_of_its_own(raw: bytes | None) -> None:
+    """Nothing of what was sent is kept: two calls with it have two traces."""
+    made = {trace_text(trace_of(raw)) for _ in range(2)}
+    assert len(made) == 2
+    assert made.isdisjoint({TRACE, "0" * 32})
+
+
+def test_a_task_is_traced_by_its_traceparent_or_by_its_id() -> None:
+    """Both come from the broker, so neither is believed to be what it should be."""
+    task_id = "0190b5a2-7b7c-7c3e-8f3a-0123456789ab"
+    assert trace_text(trace_of_task(f"00-{TRACE}-{PARENT}-01", task_id)) == TRACE
+    assert trace_of_task(["x"], task_id) == UUID(task_id).int
+    assert trace_of_task("ü", "a task") not in (0, trace_of_task("ü", "a task"))
+
+
+@given(st.binary(max_size=80))
+def test_whatever_is_sent_a_trace_is_32_digits(raw: bytes) -> None:
+    """Headers are anybody's."""
+    told = trace_text(trace_of(raw))
+    assert len(told) == 32
+    assert int(told, 16)
