@@ -199,7 +199,7 @@ class Exporter(Struct, frozen=True, forbid_unknown_fields=True):
 
     metrics_port: Port = 0  # 0: any free port; the log says which
     # PostgreSQL is read this often, whoever scrapes: a scrape never waits for it.
-    interval_ms: Annotated[int, Meta(ge=100, le=600_000)] = 2_000
+    interval_ms: Annotated[int, Meta(ge=100, le=600_000)] = 5_000
     # The cheap part of the audit; a run reads the whole ledger.
     drift_interval_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 60_000
     # Campaigns that are shown by name; none listed: the newest. All others are `other`.
