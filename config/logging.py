@@ -15,10 +15,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -61,6 +62,8 @@ _TOLD_WHOLE: Final = (
 # Where a library's finished text goes over from its words to what it was given.
 _VALUES_BEGIN: Final = (": ", "(", "[", "{", "<", "'", '"', "=")
 _HIDDEN: Final = "…"
+# How Python writes a warning: file, line and kind, then what its author made of it.
+_WARNING: Final = re.compile(r"(\S+:\d+: \w+Warning): (.*)", re.DOTALL)
 
 repetition: Final = Repetition()
 
@@ -221,18 +224,22 @@ class _Bridge(logging.Handler):
         try:
             say(_words(record), logger=record.name, exc_info=raised)
         except Exception:  # as logging.Handler asks: a line never breaks its caller
-            self.handleError(record)
+            with suppress(Exception):  # and the handler's own way would print the arguments
+                log.error("record not told", logger=record.name)
 
 
 def _words(record: logging.LogRecord) -> str:
     """Return what a library says, without the values it says it of."""
-    template = str(record.msg)
+    template = record.msg
+    if not isinstance(template, str):
+        return str(_argument(template, whole=False))
     if not record.args:
-        return template if record.name == "py.warnings" else _before_values(template)
+        warned = _WARNING.match(template)
+        return _before_values(template) if warned is None else _warning(*warned.groups())
     whole = template.startswith(_TOLD_WHOLE)
     args: Any = record.args
     try:
-        if isinstance(args, dict):
+        if isinstance(args, Mapping):
             said = template % {name: _argument(arg, whole=whole) for name, arg in args.items()}
         else:
             said = template % tuple(_argument(arg, whole=whole) for arg in args)
@@ -254,6 +261,10 @@ class _Plain(str):
 
     __slots__ = ()
     __repr__ = str.__str__
+
+
+def _warning(where: str, said: str) -> str:
+    return f"{where}: {_before_values(said)}"
 
 
 def _before_values(said: str) -> str:

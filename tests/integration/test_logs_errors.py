@@ -36,7 +36,10 @@ def raised(act: Callable[[], Any]) -> BaseException:
     ("statement", "state"),
     [
         ("INSERT INTO gateways (gateway_id, scopes) VALUES ({}, ARRAY[{}]), ({}, '{{}}')", "23505"),
-        ("INSERT INTO gateway_keys (key_id, gateway_id, key_hash) VALUES ({}, {}, 'x')", "23503"),
+        (
+            "INSERT INTO gateway_keys (key_id, gateway_id, key_hash) VALUES ({}, {}, sha256(''))",
+            "23503",
+        ),
         ("INSERT INTO gateways (gateway_id, scopes) VALUES ({}, NULL)", "23502"),
         ("SELECT {}::uuid", "22P02"),
         ("SELECT {}::int", "22P02"),

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from http_kit import settings_for
-from kit import World
+from kit import World, comes_true
 from msgspec.structs import replace
 
 from config.settings import Log, Settings, to_environ
@@ -30,6 +32,28 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "deploy.cli", *arguments]
 
 
+def until_it_serves(process: str, running: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """Yield its events until it is one that can be told to stop."""
+    assert running.stdout is not None
+    for line in running.stdout:
+        event = json.loads(line)
+        yield event
+        if process == "api" and event["event"] == "listening":
+            url = f"http://127.0.0.1:{event['port']}/readyz"
+            assert comes_true(lambda url=url: answers(url), 30)  # type: ignore[misc]
+            return
+        if event["event"] == "leads" or event["event"].endswith(" ready."):
+            return
+    raise AssertionError("it ended")
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.parametrize("process", ["api", "worker", "governor"])
 def test_all_that_a_process_says_is_lines_of_json_on_standard_output(
     world: World, process: str
@@ -43,12 +67,11 @@ def test_all_that_a_process_says_is_lines_of_json_on_standard_output(
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
-        assert running.stdout is not None
-        first = running.stdout.readline()  # it serves, and so it can be told to stop
+        events = list(until_it_serves(process, running))
         running.send_signal(signal.SIGTERM)
         rest, errors = running.communicate(timeout=60)
     assert running.returncode == 0
-    events = [json.loads(line) for line in [first, *rest.splitlines()]]
+    events += [json.loads(line) for line in rest.splitlines()]
     assert {event["process"] for event in events} == {process}
     assert errors == ""
 
@@ -65,4 +88,4 @@ def test_a_commands_result_stands_alone_on_standard_output(world: World) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "level" in json.loads(done.stdout)
+    assert "holds" in json.loads(done.stdout)
