@@ -32,12 +32,10 @@ class Source(Struct, frozen=True, kw_only=True):
 def of_api(url: str, key: str, metrics: Iterable[tuple[str, str]]) -> list[Source]:
     """List the sources of a deployment: the status where there is a key, and every `metrics` once.
 
-    `metrics` are pairs of name and URL; the API's own are among them, or asked at `url`.
+    `metrics` are pairs of name and URL; the API's own may be among them.
     """
     base = _with_scheme(url).rstrip("/")
-    pairs = [(name, _with_scheme(one)) for name, one in metrics]
-    if not any(one == f"{base}/metrics" for _, one in pairs):
-        pairs.insert(0, ("api", f"{base}/metrics"))
+    pairs = [("api", f"{base}/metrics"), *((name, _with_scheme(one)) for name, one in metrics)]
     status = [Source(name=STATUS, url=f"{base}/v1/status", key=key)] if key else []
     by_url = {one: Source(name=name, url=one) for name, one in reversed(pairs)}
     return [*status, *reversed(by_url.values())]

@@ -91,6 +91,8 @@ def test_a_frame_has_the_size_of_the_screen(view: str) -> None:
         for width, rows in ((1, 1), (20, 5), (59, 18), (80, 24), (149, 33), (150, 34), (250, 80)):
             drawn = lines(page(width, rows, figures=figures, ui=ui))
             assert [cell_len(line.plain) for line in drawn] == [width] * rows, (width, rows)
+            if rows > 4:
+                assert drawn[-1].plain.startswith("1 overview"[:width])
 
 
 def test_a_terminal_without_such_characters_gets_ascii() -> None:
