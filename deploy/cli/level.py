@@ -13,19 +13,13 @@ from deploy.cli import faults, levers
 from deploy.cli.acting import reason_option
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
+from deploy.top.words import LEVELS
 from workers.domain.overload import Level
 
 if TYPE_CHECKING:
     from config.settings import Settings
     from workers.contract.gate import Published
     from workers.store.levels import LevelChange, LevelOrder
-
-_WHAT = {
-    Level.NORMAL: "everything is open",
-    Level.THROTTLED: "no coupons are given out, polls are slowed",
-    Level.SHEDDING: "orders are shed by class",
-    Level.CLOSED: "nothing is let in",
-}
 
 
 @click.group()
@@ -183,7 +177,7 @@ def _held(ordered: LevelOrder | None, published: Published | None) -> Level:
 
 def _holds(ordered: LevelOrder | None, published: Published | None) -> str:
     held = _held(ordered, published)
-    return f"{held}: {_WHAT[held]}"
+    return f"{held}: {LEVELS[held]}"
 
 
 def _ordered_line(ordered: LevelOrder | None) -> str:
