@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import psycopg
@@ -18,8 +20,26 @@ from workers.store.migrate import migrate
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
+# Set by CI: what a machine lacks is a failure then, not a skip. It is no setting of ours, so the
+# processes that tests start must not see it.
+REQUIRE_ALL = os.environ.pop("TIDEGATE_REQUIRE_ALL", "") == "1"
+
 _TEMPLATE = "tidegate_template"
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str, str], str]:
+    """Find a program that is no Python package, or skip, or fail where all must be there."""
+
+    def find(name: str, package: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            say = f"needs {name} on the PATH (Debian: apt-get install {package})"
+            (pytest.fail if REQUIRE_ALL else pytest.skip)(say)
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,11 @@ COMMANDS = {
     "gateway": ("deploy.cli.gateway:gateway", "Make gateways, their keys and quotas."),
     "webhook": ("deploy.cli.webhook:webhook", "Register endpoints, test them, deliver again."),
     "top": ("deploy.cli.top:top", "Show level, rates, waits, queue, stock and budget, live."),
+    "runbook": ("deploy.cli.runbook:runbook", "Take the first look at an alert, by its runbook."),
+    "scrape-targets": (
+        "deploy.cli.scrape:scrape_targets",
+        "Tell Prometheus where the processes of `tidegate dev` are.",
+    ),
     "doctor": ("deploy.cli.doctor:doctor", "Check every dependency and setting."),
     "audit": ("deploy.cli.audit:audit", "Prove the promises from the tables alone."),
     "intent": ("deploy.cli.intent:intent", "Tell the whole story of one intent."),

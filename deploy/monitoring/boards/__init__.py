@@ -1,0 +1,1 @@
+"""The dashboards, a table of panels each."""
