@@ -63,7 +63,7 @@ class Blocks(Session):
 
 def run(settings: Settings) -> int:
     """Govern until SIGTERM or SIGINT; return the exit status."""
-    serve_metrics(settings.governor.metrics_port)
+    serve_metrics(settings.governor.metrics_port, settings.governor.metrics_host)
     stop = told_to_stop()
     listener = _listener(settings)
     listener.start()

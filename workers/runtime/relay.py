@@ -77,7 +77,7 @@ class RelayStore(Session):
 
 def run(settings: Settings, bounds: Bounds | None = None) -> int:
     """Deliver until SIGTERM or SIGINT; return the exit status."""
-    serve_metrics(settings.relay.metrics_port)
+    serve_metrics(settings.relay.metrics_port, settings.relay.metrics_host)
     asyncio.run(_serve(settings, bounds or bounds_of(settings)))
     return 0
 

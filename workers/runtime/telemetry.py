@@ -10,10 +10,10 @@ from workers.service.process_batch import BatchReport
 _log = structlog.get_logger()
 
 
-def serve_metrics(port: int) -> None:
-    """Serve this process's metrics on loopback, from a thread of its own; not at all on port 0."""
+def serve_metrics(port: int, host: str = "127.0.0.1") -> None:
+    """Serve this process's metrics from a thread of its own; not at all on port 0."""
     if port:
-        prometheus_client.start_http_server(port, addr="127.0.0.1")
+        prometheus_client.start_http_server(port, addr=host)
 
 
 def tell_batch(report: BatchReport) -> None:
