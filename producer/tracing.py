@@ -1,16 +1,19 @@
-"""What an intake tells of intents whose traces are followed.
+"""What an intake tells of intents whose traces are followed, and who is.
 
-    SERVER  POST /v1/intents ───────────────────────────┐          (producer.http.tracing)
-    INTERNAL   intake batch ─────┐  admit, journal       │ waits, if asked to
-    PRODUCER                      send orders ─┐          │
-    CONSUMER                                      process orders ─┐ (workers.runtime.tracing)
+    POST /v1/intents    SERVER    ├─────────────────────────────────────┤   producer.http.tracing
+      intake batch      INTERNAL     ├─admit─journal─┤                      here
+      send orders       PRODUCER                     ├──┤                   here
+      process orders    CONSUMER                          ├─claim…announce─┤   workers.runtime.tracing
+        commit outcome  INTERNAL                             ├──────┤
 
-Batches are shared and traces are not, so each followed intent has spans of its own for the batches it
-went through, all under its call's: one picture shows where its time went, gaps included, and nobody
-has to look for it in the traces of 500 others. What a batch did meanwhile are events of the span, not
-spans: of a thousand times as many. Who was in the same batch is linked, as far as it is followed.
+(Instead of a call, a message of Celery: `producer.celery_tracing`.) Batches are shared and traces are
+not. So each followed intent has spans of its own for the batches it went through: one picture shows
+where its time went, gaps included, and nobody has to look for it among 500 others. The stages of a
+batch are moments in such a span, which cost a tenth of spans; only the commit is one, since it is what
+all wait for. Links lead to the others that were in the batch, as far as they are followed.
 
-A hint that named none of them is not told: the batch that decides an intent is often another's.
+Which hint led to an intent's batch is often another's, under load nearly always: then the trace has
+no `send orders`, and the link of `process orders` leads to the one that did.
 """
 
 from __future__ import annotations
@@ -22,15 +25,45 @@ from itertools import islice
 from typing import Final
 from uuid import UUID
 
-from config.tracing import LINKS_MAX, Context, Event, Span, wall_ns
+from config.sampling import Sample
+from config.tracing import LINKS_MAX, Context, Event, Span, begin, wall_ns
 from config.tracing.tracer import Tracer
 from producer.answers import Accepted, Answer, Posted
 from producer.metering import Watch, word_of
 from workers.contract.hints import SendHint
 from workers.contract.names import ORDERS_QUEUE, messaging_system
-from workers.contract.trace import context_of
+from workers.contract.trace import Parent, context_of
 
+TRACES_PER_S_MAX: Final = 200  # begun; a few percent of a processor, and what somebody still stores
+INTENTS_MAX: Final = 10  # of one call or message that are followed on
 UNSENT_MAX: Final = 10_000  # contexts kept for hints: many intents are decided without one
+
+
+class Heads:
+    """Decides whose trace is followed: for one thread, which is where traces begin in a process.
+
+    A caller's word on sampling counts (`traceparent`, its flag): whoever is followed at the gateway is
+    followed here. Of those that say nothing a share is, chosen by the trace's id as the log chooses
+    (`config.sampling`), so that both tell of the same. No more than `TRACES_PER_S_MAX` are begun in a
+    second, whatever callers say.
+    """
+
+    def __init__(self, sample_share: float) -> None:
+        self._sample = Sample(sample_share)
+        self._second = 0
+        self._begun = 0  # in this second
+
+    def begin(self, trace: int, parent: Parent | None) -> Context | None:
+        """Return a new place in the trace; None: it is not followed."""
+        wanted = self._sample.holds(trace) if parent is None else parent.sampled
+        return begin(trace) if wanted and self._has_room() else None
+
+    def _has_room(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._begun = second, 0
+        self._begun += 1
+        return self._begun <= TRACES_PER_S_MAX
 
 
 class IntakeTraces:

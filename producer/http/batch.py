@@ -13,7 +13,7 @@ from producer.http.auth import Gateway
 from producer.http.calls import BATCH_BYTES_MAX, INTENT_BYTES_MAX, Call, Reply
 from producer.http.problems import Code, Problem
 from producer.http.replies import REPLAYED, reply_to
-from producer.http.tracing import INTENTS_MAX
+from producer.tracing import INTENTS_MAX
 from workers.contract.ids import uuid7_many
 
 ITEMS_MAX = 500

@@ -1,26 +1,16 @@
-"""Which calls are followed, and the span of each.
-
-A caller's word on sampling counts (`traceparent`, its flag): whoever is followed at the gateway is
-followed here. Of calls that say nothing of it a share is, chosen by the trace's id as the log chooses
-(`config.sampling`), so that both tell of the same. No more than `CALLS_PER_S_MAX` begin to be
-followed in a second, whatever callers say.
-"""
+"""The spans of calls. Who is followed, `producer.tracing.Heads` decides."""
 
 from __future__ import annotations
 
 import time
-from typing import Final
 
-from config.sampling import Sample
-from config.tracing import Context, Span, begin, wall_ns
+from config.tracing import Context, Span, wall_ns
 from config.tracing.tracer import Tracer
 from producer.http.access import METHODS, intent_of
 from producer.http.calls import Call
 from producer.metering import word_of
+from producer.tracing import Heads
 from workers.contract import trace
-
-CALLS_PER_S_MAX: Final = 200  # a few percent of a processor at most, and what somebody still stores
-INTENTS_MAX: Final = 10  # of one call that are followed on
 
 
 class CallTraces:
@@ -28,9 +18,7 @@ class CallTraces:
 
     def __init__(self, tracer: Tracer, sample_share: float) -> None:
         self._tracer = tracer
-        self._sample = Sample(sample_share)
-        self._second = 0
-        self._begun = 0  # in this second
+        self._heads = Heads(sample_share)
 
     def follow(self, call: Call) -> str | None:
         """Return the place under which the call's intents are told; None: it is not followed."""
@@ -63,21 +51,9 @@ class CallTraces:
     def _context_of(self, call: Call) -> Context | None:
         """Decide, once for each call, whether it is followed."""
         if call.context is None:
-            call.context = (
-                begin(call.trace) if self._is_wanted(call) and self._has_room() else False
-            )
+            parent = trace.parent_of(call.headers.get(b"traceparent"))
+            call.context = self._heads.begin(call.trace, parent) or False
         return call.context or None
-
-    def _is_wanted(self, call: Call) -> bool:
-        parent = trace.parent_of(call.headers.get(b"traceparent"))
-        return self._sample.holds(call.trace) if parent is None else parent.sampled
-
-    def _has_room(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._begun = second, 0
-        self._begun += 1
-        return self._begun <= CALLS_PER_S_MAX
 
 
 def _attributes(call: Call, method: str, status: int) -> dict[str, str | int]:

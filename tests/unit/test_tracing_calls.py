@@ -13,18 +13,27 @@ import pytest
 from config.sampling import Sample
 from config.tracing import Span
 from producer.answers import Answer, Limited, Posted
+from producer.celery_tracing import MessageTraces
 from producer.http import batch
 from producer.http.api import Api
 from producer.http.auth import Gateway
 from producer.http.calls import Call, Message
 from producer.http.messages import Messages
 from producer.http.problems import Code, Problem
-from producer.http.tracing import CALLS_PER_S_MAX, INTENTS_MAX, CallTraces
+from producer.http.tracing import CallTraces
 from producer.levels import LevelBook
+from producer.tracing import INTENTS_MAX, TRACES_PER_S_MAX
+from workers.contract.ids import uuid7
 from workers.contract.trace import context_of, parent_of
+from workers.domain.intent import Line, OrderIntent
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CHAT = Gateway("chat", frozenset({"intents:write"}))
+
+
+def an_order() -> Posted:
+    intent = OrderIntent(user_id="u", campaign_id="c", lines=(Line("a", 1),))
+    return Posted(intent_id=uuid7(), gateway_id="chat", idempotency_key="k", intent=intent)
 
 
 class Told:
@@ -89,7 +98,7 @@ def test_calls_that_say_nothing_are_chosen_as_the_log_chooses() -> None:
     """By the trace's id, so that a trace with spans has its log lines."""
     followed = Counter[bool]()
     made, _ = traces(0.5)
-    for _ in range(CALLS_PER_S_MAX // 2):
+    for _ in range(TRACES_PER_S_MAX // 2):
         one = call()
         place = context_of(made.follow(one))
         assert (place is not None) == Sample(0.5).holds(one.trace)
@@ -115,10 +124,10 @@ def test_no_more_than_so_many_calls_are_followed_in_a_second(
 ) -> None:
     """Whoever flags every call is followed in some of them; the next second there is room again."""
     now = [100.0]
-    monkeypatch.setattr("producer.http.tracing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("producer.tracing.time.monotonic", lambda: now[0])
     made, _ = traces()
-    offered = [call(f"00-{TRACE}-{PARENT}-01") for _ in range(2 * CALLS_PER_S_MAX)]
-    assert sum(made.follow(one) is not None for one in offered) == CALLS_PER_S_MAX
+    offered = [call(f"00-{TRACE}-{PARENT}-01") for _ in range(2 * TRACES_PER_S_MAX)]
+    assert sum(made.follow(one) is not None for one in offered) == TRACES_PER_S_MAX
     now[0] += 1
     assert made.follow(offered[-1]) is None  # it was decided
     assert made.follow(call(f"00-{TRACE}-{PARENT}-01")) is not None
@@ -163,3 +172,29 @@ def test_of_a_batch_call_the_first_few_intents_are_followed() -> None:
         made.tell(one, 200)
     (span,) = told
     assert span.attributes["tidegate.batch.intents"] == count
+
+
+def test_a_message_of_celery_is_followed_as_a_call_is() -> None:
+    """By its header field; its first few intents take their place with them."""
+    told = Told()
+    messages = MessageTraces(cast(Any, told), 0.0, "amqp://broker")
+    posted = [an_order() for _ in range(2 * INTENTS_MAX)]
+    for unfollowed in (f"00-{TRACE}-{PARENT}-00", None, 7, "ü"):
+        assert messages.follow(unfollowed, 5) is None
+    message = messages.follow(f"00-{TRACE}-{PARENT}-01", int(TRACE, 16))
+    assert message is not None
+    followed = message.on(posted)
+    assert [one.intent_id for one in followed] == [one.intent_id for one in posted]
+    places = [context_of(one.traceparent) for one in followed]
+    assert places == [message.context] * INTENTS_MAX + [None] * INTENTS_MAX
+    messages.tell(message, "chat", len(posted))
+    (span,) = told.spans
+    assert (span.name, span.kind, span.context) == (
+        "process submitted intents",
+        "consumer",
+        message.context,
+    )
+    assert span.parent is not None
+    assert f"{span.parent.span:016x}" == PARENT
+    assert span.attributes["messaging.system"] == "rabbitmq"
+    assert span.attributes["messaging.destination.name"] == "tidegate.intake"
