@@ -71,11 +71,12 @@ class Tracer:
             self._thread.join(CUT_SHORT_S)
 
     def _run(self) -> None:
-        while not self._closing:
+        closing = False
+        while not closing:
             self._wake.wait(self._interval_s)
             self._wake.clear()
+            closing = self._closing  # read first: what was told before it is handed over yet
             self._empty()
-        self._empty()  # what came while the last ones were handed over
 
     def _empty(self) -> None:
         while spans := self._take():

@@ -58,7 +58,7 @@ def test_off_it_need_not_be_installed() -> None:
 
 def test_an_intent_that_is_not_followed_is_journalled_as_before() -> None:
     """An older version reads the body of one that is: it knows no such field, and passes over it."""
-    body = IntentBody(lines=(Line("tea", 1),))
+    body = IntentBody(lines=(Line("tea", 1),), traceparent=None)
     assert msgspec.json.encode(body) == b'{"lines":[{"sku":"tea","quantity":1}]}'
 
 

@@ -56,7 +56,7 @@ def spans_of(attempt: Attempt, hint: Context | None, system: str) -> Iterator[Sp
             links=[one for one in known if one != context][:LINKS_MAX],
             fault=attempt.fault,
         )
-        if word and commit is not None:
+        if commit is not None:
             yield Span(
                 name="commit outcome",
                 kind="internal",
