@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from config import sources
+from config import sources, tracing
 from config.sources import SettingsError
+from config.tracing import Tracing
 
 __all__ = [
     "Admission",
@@ -32,6 +33,7 @@ __all__ = [
     "Secrets",
     "Settings",
     "SettingsError",
+    "Tracing",
     "Valkey",
     "Webhooks",
     "Worker",
@@ -254,6 +256,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     exporter: Exporter = Exporter()
     secrets: Secrets = Secrets()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     failpoints: str = ""  # see config.failpoints; for chaos tests
     failpoints_enabled: bool = False  # a second word, so that no deployment kills itself by mistake
 
@@ -308,6 +311,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
     plain["postgres"]["dsn"] = redact_url(settings.postgres.dsn)
     plain["valkey"]["url"] = redact_url(settings.valkey.url)
     plain["broker"]["url"] = redact_url(settings.broker.url)
+    plain["tracing"]["endpoint"] = redact_url(settings.tracing.endpoint)
     return plain
 
 
@@ -377,6 +381,7 @@ def _contradictions(settings: Settings) -> list[str]:
             ),
         ),
         *_of_governor(settings.governor),
+        *tracing.checks(settings.tracing),
     ]
     return [fault for fine, fault in checks if not fine]
 

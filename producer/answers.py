@@ -26,7 +26,8 @@ class Posted(Struct, frozen=True, kw_only=True):
     """One well-shaped intent, with who posted it and under which key.
 
     `intent_id` is made by the intake's caller and becomes the intent's id if it is accepted.
-    `appointment` is the ticket it came with, unread; it is no part of the intent's fingerprint.
+    `appointment` is the ticket it came with, unread; `traceparent` is its place in a trace that is
+    followed. Neither is part of the intent's fingerprint.
     """
 
     intent_id: UUID
@@ -34,6 +35,7 @@ class Posted(Struct, frozen=True, kw_only=True):
     idempotency_key: str
     intent: OrderIntent | IssuanceIntent
     appointment: str | None = None
+    traceparent: str | None = None
 
     @property
     def kind(self) -> Kind:

@@ -28,9 +28,12 @@ from structlog.contextvars import bound_contextvars
 from config import exceptions
 from config.sampling import Sample
 from config.settings import Settings
+from config.tracing import open_tracer
 from producer import metering
 from producer.answers import Accepted, Answer, Posted, Unanswered
+from producer.celery_tracing import MessageTraces
 from producer.publisher import Publisher
+from producer.tracing import IntakeTraces
 from producer.wiring import open_intake, open_levels, open_limits
 from workers.contract.couponcode import CouponCodes
 from workers.contract.hints import hint_sender
@@ -51,6 +54,7 @@ SIGNATURE_HEADER = "tidegate_signature"
 SCOPE = "intents:write"  # as over HTTP
 AHEAD_MAX = timedelta(seconds=30)  # a sender's clock may be this far ahead of ours
 IDS_MAX = 10  # of intents named for one message
+SPANS_REST_S = 2.0  # for the spans of the last messages
 PUBLISH_REST_S = 2.0  # for the hints of the last batches; what is not sent is found without
 
 
@@ -69,11 +73,12 @@ _decode = msgspec.json.Decoder(
 def register_submit_intent(
     app: Celery,
     gateway_of: Callable[[str, bytes, str], str | None],
-    submit: Callable[[Sequence[Posted]], Sequence[Answer]],
+    submit: Callable[[Sequence[Posted], object, int], Sequence[Answer]],
 ) -> None:
     """Add the task to the app.
 
     `gateway_of(key_id, body, signature)` returns the gateway whose live key signed the body, or None.
+    `submit` is told, beside the intents, the message's `traceparent` and the trace it belongs to.
     """
 
     @app.task(name=SUBMIT_INTENT_TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
@@ -81,9 +86,9 @@ def register_submit_intent(
         headers = task.request.headers or {}
         trace = trace_of_task(headers.get("traceparent"), task.request.id)
         with bound_contextvars(trace_id=trace_text(trace)):
-            take(headers, intents)
+            take(headers, trace, intents)
 
-    def take(headers: dict[str, Any], intents: object) -> None:
+    def take(headers: dict[str, Any], trace: int, intents: object) -> None:
         try:
             body = canonical(intents)
         except (TypeError, ValueError, RecursionError):  # no JSON that we would have sent
@@ -99,7 +104,7 @@ def register_submit_intent(
         except msgspec.MsgspecError as error:
             return _drop(exceptions.decoded(str(error)), gateway=gateway_id)
         if posted:
-            submit(posted)
+            submit(posted, headers.get("traceparent"), trace)
 
 
 def canonical(intents: object) -> bytes:
@@ -150,8 +155,13 @@ class _Desk:
         self._sample = Sample(settings.log.sample_share)
         open_connection = opener(settings.postgres, PRODUCER, "celery-intake")
         self._limits = open_limits(settings, "celery-limits")
+        tracer = self._tracer = open_tracer(settings.tracing, "worker")
+        url, share = settings.broker_url, settings.tracing.sample_share
+        traces = None if tracer is None else IntakeTraces(tracer, url)
+        self._messages = None if tracer is None else MessageTraces(tracer, share, url)
+        send = hint_sender(app, settings.broker.publish_timeout_ms / 1000)
         self._publisher = Publisher(
-            hint_sender(app, settings.broker.publish_timeout_ms / 1000),
+            send if traces is None else traces.sending(send),
             batch_max=settings.worker.batch_max,
         )
         self._levels = open_levels(settings, self._limits)
@@ -163,6 +173,7 @@ class _Desk:
             self._publisher.offer,
             CouponCodes(settings.secrets.master, settings.secrets.old_masters),
             accept_timeout_ms=settings.api.accept_timeout_ms,
+            tell=None if traces is None else traces.tell_batch,
         )
         self._levels.start()
         self._open = open_connection
@@ -172,6 +183,8 @@ class _Desk:
     def close(self) -> None:
         """Send the hints of the last batches, and stop what runs beside."""
         self._publisher.close(PUBLISH_REST_S)
+        if self._tracer is not None:
+            self._tracer.close(SPANS_REST_S)
         self._levels.close()
         self._limits.close()
         self._intake.close()
@@ -186,9 +199,12 @@ class _Desk:
         with self._open() as connection:
             return gateway_of_key(connection, key_id, SCOPE)
 
-    def submit(self, batch: Sequence[Posted]) -> Sequence[Answer]:
-        began = time.perf_counter()
-        answers = self._intake.submit(batch)
+    def submit(self, batch: Sequence[Posted], traceparent: object, trace: int) -> Sequence[Answer]:
+        began, traces = time.perf_counter(), self._messages
+        message = None if traces is None else traces.follow(traceparent, trace)
+        answers = self._intake.submit(batch if message is None else message.on(batch))
+        if traces is not None and message is not None:
+            traces.tell(message, batch[0].gateway_id, len(batch))
         metering.count_answers(answers)
         accepted = [one.intent_id for one in answers if isinstance(one, Accepted)]
         troubled = any(isinstance(answer, Unanswered) for answer in answers)
@@ -220,5 +236,5 @@ def register(app: Celery, settings: Settings) -> None:
     register_submit_intent(
         app,
         lambda key_id, body, signature: desk().gateway_of(key_id, body, signature),
-        lambda batch: desk().submit(batch),
+        lambda *submitted: desk().submit(*submitted),
     )

@@ -42,13 +42,15 @@ from producer.limits import RulesUnread
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate, GateUnreachable
 from workers.contract.resource import IntentResource
-from workers.domain.intent import IntentBody, IssuanceIntent, OrderIntent
+from workers.domain.intent import IntentBody, IssuanceIntent
 from workers.store import journal, resources
 from workers.store.errors import Fault, fault_of
 from workers.store.journal import BoundKey, Entry
 from workers.store.pool import Connection
 
 _log = structlog.get_logger()
+
+Tell = Callable[[Sequence[tuple[Posted, Answer | None]], metering.Watch], None]
 
 _NO_GATE = Unanswered("no", "valkey")
 _NO_JOURNAL = Unanswered("no", "postgres")
@@ -73,7 +75,8 @@ class _Pending(Struct):
 class Intake:
     """Submits batches; for one thread, with connections of its own.
 
-    `accept_timeout_ms` bounds how long a batch may take, whatever is dead.
+    `accept_timeout_ms` bounds how long a batch may take, whatever is dead. `tell` is told of each
+    batch, with its answers so far, before its hint is sent.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Intake:
         *,
         accept_timeout_ms: int,
         dispatch_after_ms: int,
+        tell: Tell | None = None,
     ) -> None:
         self._open = open_connection
         self._gate = gate
@@ -94,6 +98,7 @@ class Intake:
         self._codes = codes
         self._accept_timeout_s = accept_timeout_ms / 1000
         self._dispatch_after_ms = dispatch_after_ms
+        self._tell = tell
         self._connection: Connection | None = None
         self._gate_answers = True
         self._unreleased: list[UUID] = []  # not journalled; the gate may count them as in flight
@@ -116,6 +121,8 @@ class Intake:
             watch.lap("look_up")
         gone.update(one.posted.intent_id for one in admitted if not _stands(one))
         self._release(gone)
+        if self._tell is not None:
+            self._tell([(one.posted, one.answer) for one in pending], watch)
         accepted = [one.posted.intent_id for one in admitted if isinstance(one.answer, Accepted)]
         if accepted:
             self._publish(accepted)
@@ -141,13 +148,17 @@ class Intake:
             idempotency_key=posted.idempotency_key,
             user_id=intent.user_id,
             campaign_id=intent.campaign_id,
-            body=self._body(intent),
+            body=self._body(posted),
         )
 
-    def _body(self, intent: OrderIntent | IssuanceIntent) -> IntentBody:
+    def _body(self, posted: Posted) -> IntentBody:
+        intent = posted.intent
         if isinstance(intent, IssuanceIntent):
             return IntentBody(
-                conversation_id=intent.conversation_id, locale=intent.locale, ttl_ms=intent.ttl_ms
+                conversation_id=intent.conversation_id,
+                locale=intent.locale,
+                ttl_ms=intent.ttl_ms,
+                traceparent=posted.traceparent,
             )
         code = intent.coupon_code
         coupon_id = None if code is None else self._codes.coupon_id_of(code)
@@ -159,6 +170,7 @@ class Intake:
             locale=intent.locale,
             ttl_ms=intent.ttl_ms,
             expected_total=intent.expected_total,
+            traceparent=posted.traceparent,
         )
 
     def _admit(self, pending: list[_Pending]) -> list[_Pending]:

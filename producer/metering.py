@@ -75,16 +75,18 @@ def count_windows(*, given: int = 0, kept: int = 0, missed: int = 0) -> None:
 
 
 class Watch:
-    """Times the stages of one batch."""
+    """Times the stages of one batch. `laps` says when each ended; times are of `perf_counter`."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self.began = self._last = time.perf_counter()
+        self.laps: list[tuple[str, float]] = []
 
     def lap(self, stage: str) -> None:
         """Count the time since the last lap as this stage's."""
         now = time.perf_counter()
         _STAGES[stage].observe(now - self._last)
         self._last = now
+        self.laps.append((stage, now))
 
 
 def word_of(answer: Answer) -> str:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from config.settings import Settings
 from producer.admitting import Admitting, pace_of
-from producer.intake import Intake
+from producer.intake import Intake, Tell
 from producer.levels import LevelBook
 from producer.limits import LimitBook
 from workers.contract.calendar import Calendar
@@ -38,10 +38,12 @@ def open_intake(
     *,
     accept_timeout_ms: int,
     taken_share: Callable[[], float] = lambda: TAKEN_SHARE,
+    tell: Tell | None = None,
 ) -> Intake:
     """Make an intake for one thread; it connects when it is first used.
 
-    `taken_share` is what this process has counted for the odds, where it hears outcomes.
+    `taken_share` is what this process has counted for the odds, where it hears outcomes; `tell` is
+    told of every batch.
     """
     gate = open_gate(settings)
     valkey, secrets = settings.valkey, settings.secrets
@@ -63,4 +65,5 @@ def open_intake(
         codes,
         accept_timeout_ms=accept_timeout_ms,
         dispatch_after_ms=settings.redispatcher.dispatch_after_ms,
+        tell=tell,
     )

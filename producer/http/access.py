@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Well beyond a share that somebody reads; whoever chooses his traces' ids writes no more than this.
 SAMPLED_MAX: Final = 1_000
 _SAMPLED_KEY: Final = ("info", "request", "sampled")
@@ -58,7 +58,7 @@ class AccessLog:
 
     def _tell(self, call: Call, status: int, level: str) -> None:
         fields: dict[str, Any] = {
-            "method": call.method if call.method in _METHODS else "other",
+            "method": call.method if call.method in METHODS else "other",
             "route": call.route or "none",
             "status": status,
             "duration_ms": round((time.perf_counter() - call.began) * 1_000, 2),
@@ -89,7 +89,7 @@ class AccessLog:
             "user_id": posted.intent.user_id,
             "campaign": campaign if known else None,  # else it is only what somebody wrote
             "answer": None if given is None else word_of(given),
-            "intent_id": None if given is None else _intent_of(given),
+            "intent_id": None if given is None else intent_of(given),
         }
 
 
@@ -98,7 +98,8 @@ def _kind_of(call: Call, level: str, status: int) -> Key:
     return (level, "request", call.route, call.code or str(status), call.limit or kind)
 
 
-def _intent_of(answer: Answer) -> UUID | None:
+def intent_of(answer: Answer) -> UUID | None:
+    """Return the intent that an answer is about, where it is about one."""
     match answer:
         case Accepted(intent_id=intent_id) | Conflict(intent_id=intent_id):
             return intent_id

@@ -15,6 +15,7 @@ from producer.http.messages import Messages
 from producer.http.polls import Polls
 from producer.http.render import Codes
 from producer.http.status import Board
+from producer.http.tracing import CallTraces
 from producer.levels import LevelBook
 from producer.waiters import Waiters
 
@@ -34,6 +35,7 @@ class Api:
     levels: LevelBook = field(default_factory=LevelBook)
     polls: Polls = field(default_factory=Polls)
     access: AccessLog = field(default_factory=AccessLog)
+    traces: CallTraces | None = None  # None: no call is followed
 
     @cached_property
     def board(self) -> Board:

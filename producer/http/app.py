@@ -170,6 +170,8 @@ def _note(call: Call, reply: Reply | Feed | Stream) -> None:
     judged = isinstance(reply, Reply) and b"prefer" not in call.headers
     took_s = time.perf_counter() - call.began if judged else None
     count_call(call.route, reply.status, took_s)
+    if call.api.traces is not None:
+        call.api.traces.tell(call, reply.status)
     call.api.access.note(call, reply.status)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from uuid import UUID
 
 from producer.answers import Accepted, Posted
@@ -12,6 +13,7 @@ from producer.http.auth import Gateway
 from producer.http.calls import BATCH_BYTES_MAX, INTENT_BYTES_MAX, Call, Reply
 from producer.http.problems import Code, Problem
 from producer.http.replies import REPLAYED, reply_to
+from producer.tracing import INTENTS_MAX
 from workers.contract.ids import uuid7_many
 
 ITEMS_MAX = 500
@@ -65,6 +67,7 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
     """Submit what can be read, and write every item's result, in order."""
     replies = {at: call.render(item) for at, item in enumerate(items) if isinstance(item, Problem)}
     accepted: list[UUID] = []
+    traceparents = _places(call)
     for wave in _waves(items):
         ids = uuid7_many(len(wave))
         answers = await call.api.intake.submit_many(
@@ -75,6 +78,7 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
                     idempotency_key=item.idempotency_key,
                     intent=item.plain(),
                     appointment=item.appointment,
+                    traceparent=next(traceparents, None),
                 )
                 for intent_id, (_, item) in zip(ids, wave, strict=True)
             ]
@@ -85,6 +89,12 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
         accepted += [answer.intent_id for answer in answers if isinstance(answer, Accepted)]
     call.items, call.accepted = Counter([reply.status for reply in replies.values()]), accepted
     return [_result(replies[at]) for at in range(len(items))]
+
+
+def _places(call: Call) -> Iterator[str | None]:
+    """Yield the place in a trace of the first few intents of a call that is followed."""
+    traces = call.api.traces
+    return iter(()) if traces is None else repeat(traces.follow(call), INTENTS_MAX)
 
 
 def _waves(

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import redis
 
 from config.settings import Settings
+from config.tracing import open_tracer
+from config.tracing.tracer import Tracer
 from producer import metering
 from producer.answers import INTAKE_LIMIT, Accepted, Answer, Limited, Posted, Unanswered
 from producer.batcher import Batcher, Bounds, Work
@@ -22,10 +24,12 @@ from producer.http.api import Api
 from producer.http.auth import Gateway, Keys
 from producer.http.desk import Desk
 from producer.http.messages import Messages
+from producer.http.tracing import CallTraces
 from producer.intake import Intake
 from producer.levels import LevelBook
 from producer.publisher import Publisher
 from producer.sojourn import rest_s
+from producer.tracing import IntakeTraces
 from producer.waiters import Waiters
 from producer.wiring import open_intake, open_levels, open_limits
 from workers.contract.celery_app import make_app
@@ -42,6 +46,7 @@ MakeWork = Callable[[], Work[Posted, Answer]]
 # The intake gives up before its callers are answered without it: its own answer knows more.
 _INTAKE_SHARE = 0.8
 _FULL_RETRY_MS_MIN = 1_000
+_SPANS_REST_S = 2.0  # for the spans of the last calls
 _PUBLISH_REST_S = 2.0  # for the hints of the last batches; what is not sent is found without
 
 
@@ -50,9 +55,12 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     """Build the API's parts on the running loop, and take them down in the opposite order."""
     codes = CouponCodes(settings.secrets.master, settings.secrets.old_masters)
     limits = open_limits(settings, "api-limits")
+    tracer = open_tracer(settings.tracing, "api")
+    traces = None if tracer is None else IntakeTraces(tracer, settings.broker_url)
+    send = hint_sender(make_app(settings), settings.broker.publish_timeout_ms / 1_000)
     hearing: list[Waiters] = []  # none before they are made
     publisher = Publisher(
-        hint_sender(make_app(settings), settings.broker.publish_timeout_ms / 1_000),
+        send if traces is None else traces.sending(send),
         batch_max=settings.worker.batch_max,
         unheard_max=settings.api.hints_unheard_max,
         hears=lambda: any(waiters.listening for waiters in hearing),
@@ -70,17 +78,20 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
             codes,
             accept_timeout_ms=int(settings.api.accept_timeout_ms * _INTAKE_SHARE),
             taken_share=lambda: next((one.takings.share for one in hearing), TAKEN_SHARE),
+            tell=None if traces is None else traces.tell_batch,
         )
 
     limits.start()
     levels.start()
     publisher.start()
     try:
-        async with assemble(settings, make_intake, codes, publisher.heard, levels) as api:
+        async with assemble(settings, make_intake, codes, publisher.heard, levels, tracer) as api:
             hearing.append(api.waiters)
             yield api
     finally:
         await asyncio.to_thread(publisher.close, _PUBLISH_REST_S)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close, _SPANS_REST_S)
         levels.close()
         limits.close()
 
@@ -92,10 +103,12 @@ async def assemble(
     codes: CouponCodes,
     heard: Callable[[Sequence[bytes]], None] = lambda intent_ids: None,
     levels: LevelBook | None = None,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Api]:
     """Build the API around any intake; on leaving, answer everything that was taken.
 
-    `heard` is told the ids of every announcement. Without `levels` all is normal for ever.
+    `heard` is told the ids of every announcement. Without `levels` all is normal for ever; without
+    `tracer` no call is followed.
     """
     levels = levels or LevelBook()
     desk = Desk(
@@ -135,6 +148,7 @@ async def assemble(
             wait_max_s=settings.api.wait_max_s,
             draining=asyncio.Event(),
             access=AccessLog(settings.log.sample_share),
+            traces=_call_traces(settings, tracer),
         )
     finally:
         refreshing.cancel()
@@ -175,6 +189,10 @@ def _bounds(settings: Settings) -> Bounds:
 def _observe(levels: LevelBook, answers: Sequence[Answer]) -> None:
     metering.count_answers(answers)
     levels.observe(answers)
+
+
+def _call_traces(settings: Settings, tracer: Tracer | None) -> CallTraces | None:
+    return None if tracer is None else CallTraces(tracer, settings.tracing.sample_share)
 
 
 def _client(settings: Settings) -> redis.Redis:

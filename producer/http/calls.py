@@ -7,11 +7,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl
 from uuid import UUID
 
 from config.sampling import Sample
+from config.tracing import Context
 from producer.answers import Answer, Posted
 from producer.http import headers as fields
 from producer.http.auth import Gateway
@@ -91,7 +92,8 @@ class Call:
 
     `gateway` is who calls. `posted` is the intent that came with it and `given` the intake's answer;
     of a batch `items` counts the statuses and `accepted` names the accepted. `code` and `limit` are
-    of the problem that was told, `fault` is what was raised that is none.
+    of the problem that was told, `fault` is what was raised that is none. `context` is the place of
+    the call in a trace that is followed; False: it is not; None: that was not asked yet.
     """
 
     __slots__ = (
@@ -101,6 +103,7 @@ class Call:
         "api",
         "began",
         "code",
+        "context",
         "fault",
         "gateway",
         "given",
@@ -132,6 +135,7 @@ class Call:
         self.code: str | None = None
         self.limit: str | None = None
         self.fault: Exception | None = None
+        self.context: Context | Literal[False] | None = None
 
     def fold(self) -> None:
         """Join the fields that came more than once; raises Problem where that makes no sense."""

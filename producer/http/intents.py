@@ -113,12 +113,14 @@ def _told(call: Call, resource: IntentResource) -> Reply:
 def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, tell: Tell) -> None:
     """Submit an intent; tell the answer, or the outcome to those who prefer to wait for it."""
     call.locale = intent.locale
+    traces = call.api.traces
     posted = Posted(
         intent_id=uuid7(),
         gateway_id=gateway.gateway_id,
         idempotency_key=call.idempotency_key(),
         intent=intent,
         appointment=call.ticket(),
+        traceparent=None if traces is None else traces.follow(call),
     )
     call.posted = posted
     prefer = call.headers.get(b"prefer")

@@ -44,6 +44,7 @@ class Behind:
                 levels=LevelBook(),
                 polls=Polls(),
                 wait_max_s=30,
+                traces=None,
             ),
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 from uuid import UUID
 
 from celery import Celery
@@ -10,14 +11,20 @@ from celery import Celery
 from workers.contract.names import ORDERS_QUEUE, PROCESS_BATCH_TASK
 
 
-def hint_sender(app: Celery, timeout_s: float) -> Callable[[Sequence[UUID]], None]:
+class SendHint(Protocol):
+    """Sends one hint; `traceparent` is the place of its sending in a trace that is followed."""
+
+    def __call__(self, intent_ids: Sequence[UUID], traceparent: str | None = None, /) -> None: ...
+
+
+def hint_sender(app: Celery, timeout_s: float) -> SendHint:
     """Return a function that sends one hint, through Celery's own producer pool, once.
 
     It raises within about `timeout_s` when the broker cannot be reached; nobody retries, since a hint
     sent late is worth as much as one not sent.
     """
 
-    def send(intent_ids: Sequence[UUID]) -> None:
+    def send(intent_ids: Sequence[UUID], traceparent: str | None = None, /) -> None:
         with app.producer_pool.acquire(block=True, timeout=timeout_s) as producer:
             app.send_task(
                 PROCESS_BATCH_TASK,
@@ -26,6 +33,7 @@ def hint_sender(app: Celery, timeout_s: float) -> Callable[[Sequence[UUID]], Non
                 kwargsrepr="{}",
                 exchange="",
                 routing_key=ORDERS_QUEUE,
+                headers=None if traceparent is None else {"traceparent": traceparent},
                 producer=producer,
                 retry=False,
                 ignore_result=True,

@@ -18,6 +18,12 @@ SUBMIT_INTENT_TASK: Final = "tidegate.submit_intent"
 
 KEY_PREFIX: Final = "tidegate"
 
+
+def messaging_system(broker_url: str) -> str:
+    """Name what carries messages, as OpenTelemetry names it, or as it would."""
+    return "rabbitmq" if broker_url.startswith("amqp") else "redis"
+
+
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 

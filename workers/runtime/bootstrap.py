@@ -36,6 +36,7 @@ def build_processor(settings: Settings) -> Processor:
         announcer(open_gate(settings)),
         batch_max=settings.worker.batch_max,
         scarce_max=settings.governor.scarce_units_max,
+        follows=settings.tracing.is_on,
     )
 
 

@@ -24,14 +24,21 @@ from structlog.contextvars import bound_contextvars
 from config import failpoints, logging, meters
 from config.sampling import Sample
 from config.settings import Settings
+from config.tracing import Context, open_tracer
 from workers.contract.celery_app import make_app
 from workers.contract.ids import uuid_of
-from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE, PROCESS_BATCH_TASK
-from workers.contract.trace import trace_of_task, trace_text
+from workers.contract.names import (
+    INTAKE_QUEUE,
+    ORDERS_QUEUE,
+    PROCESS_BATCH_TASK,
+    messaging_system,
+)
+from workers.contract.trace import context_of, trace_of_task, trace_text
 from workers.runtime import metering, watchdog
 from workers.runtime.bootstrap import build_processor
 from workers.runtime.telemetry import serve_metrics, tell_batch
-from workers.service.process_batch import BatchReport, Processor
+from workers.runtime.tracing import tell_attempts
+from workers.service.process_batch import BatchReport
 from workers.store.errors import Fault, fault_of
 
 _log = structlog.get_logger()
@@ -40,6 +47,7 @@ _log = structlog.get_logger()
 # shutdown is not kept waiting.
 GO_ON_FOR_S = 1.0
 HINT_IDS_MAX = 10_000  # a hint is untrusted input: no honest one is longer
+SPANS_REST_S = 2.0  # for the spans of the last batches
 
 Register = Callable[[Celery, Settings], None]
 
@@ -85,36 +93,58 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
 
 def register_process_batch(app: Celery, settings: Settings) -> None:
     """Add task `tidegate.process_batch` to the app."""
-    processors: list[Processor] = []  # of this process; built by its first hint
-    sample = Sample(settings.log.sample_share)
+    children: list[_Child] = []  # of this process, one; built by its first hint
+
+    def close(**_: object) -> None:
+        for child in children:
+            child.close()
+
+    signals.worker_process_shutdown.connect(close, weak=False)
 
     @app.task(name=PROCESS_BATCH_TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def process_batch(task: Task, intent_ids: object) -> None:
         headers = task.request.headers or {}
-        trace = trace_of_task(headers.get("traceparent"), task.request.id)
+        traceparent = headers.get("traceparent")
+        trace = trace_of_task(traceparent, task.request.id)
         with bound_contextvars(trace_id=trace_text(trace)):
             hinted = _ids(intent_ids)
             if hinted is None:
                 return
-            if not processors:
-                processors.append(build_processor(settings))
-            _process(processors[0], hinted, sample)
+            if not children:
+                children.append(_Child(settings))
+            children[0].process(hinted, context_of(traceparent))
             failpoints.hit("worker.before_ack")
 
 
-def _process(processor: Processor, hinted: Sequence[UUID], sample: Sample) -> None:
-    """Run batches; a fault of the system is logged, not raised: the journal keeps the intents."""
-    report = BatchReport()
-    try:
-        processor.run(hinted, until=time.monotonic() + GO_ON_FOR_S, report=report)
-    except Exception as error:
-        if fault_of(error) is Fault.OWN:
-            raise
-        metering.FAULTS.inc()
-        _log.warning("batch put off", error=error, hinted=len(hinted))
-    finally:
-        metering.count_batches(report)
-        tell_batch(report, sample)
+class _Child:
+    """What a child runs its batches with, and tells of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._processor = build_processor(settings)
+        self._sample = Sample(settings.log.sample_share)
+        self._tracer = open_tracer(settings.tracing, "worker")
+        self._system = messaging_system(settings.broker_url)
+
+    def process(self, hinted: Sequence[UUID], hint: Context | None) -> None:
+        """Run batches; a fault of the system is logged, not raised: the journal keeps the intents."""
+        report = BatchReport()
+        try:
+            self._processor.run(hinted, until=time.monotonic() + GO_ON_FOR_S, report=report)
+        except Exception as error:
+            if fault_of(error) is Fault.OWN:
+                raise
+            metering.FAULTS.inc()
+            _log.warning("batch put off", error=error, hinted=len(hinted))
+        finally:
+            metering.count_batches(report)
+            tell_batch(report, self._sample)
+            if self._tracer is not None:
+                tell_attempts(self._tracer, report, hint, self._system)
+
+    def close(self) -> None:
+        """Hand over the spans of the last batches."""
+        if self._tracer is not None:
+            self._tracer.close(SPANS_REST_S)
 
 
 def _ids(argument: object) -> list[UUID] | None:

@@ -39,6 +39,7 @@ from workers.domain.intent import Intent
 from workers.domain.movements import Movements, movements_of
 from workers.domain.outcome import Outcome, Refusal
 from workers.domain.snapshot import CounterKey, Snapshot
+from workers.service.attempts import Attempt, Watch, attempts_of
 from workers.service.balances import balances_after
 from workers.service.suspects import by_suspicion
 from workers.store.batch import Claim, Deaths
@@ -79,7 +80,7 @@ class BatchReport(Struct):
     """What a call did, for telemetry: counts, whom it decided, and times in milliseconds.
 
     `sizes` and the lists of `stage_ms` have an entry for each batch; `intent_ids` and `sojourn_ms` have
-    one for each outcome.
+    one for each outcome. `attempts` are those with intents whose traces are followed.
     """
 
     claimed: int = 0
@@ -92,13 +93,15 @@ class BatchReport(Struct):
     suspects: int = 0
     sojourn_ms: list[float] = field(default_factory=list)
     stage_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    attempts: list[Attempt] = field(default_factory=list)
 
 
 class Processor:
     """Turns open intents into outcomes, one batch at a time; for one thread.
 
     `announce` is told the resources of every committed outcome, and what is left of what they have
-    taken where it is scarce, `scarce_max` units or fewer; it must not raise.
+    taken where it is scarce, `scarce_max` units or fewer; it must not raise. With `follows`,
+    attempts with intents whose traces are followed are reported.
     """
 
     def __init__(
@@ -108,12 +111,14 @@ class Processor:
         *,
         batch_max: int,
         scarce_max: int = 0,
+        follows: bool = False,
         decide: Callable[[Sequence[Intent], Snapshot, datetime], list[Outcome]] = decide,
     ) -> None:
         self._store = store
         self._announce = announce
         self._batch_max = batch_max
         self._scarce_max = scarce_max
+        self._follows = follows
         self._decide = decide
         self._successes = 0  # batches that committed more than refusals for lateness
         self._successes_at_failure: dict[UUID, int] = {}
@@ -185,7 +190,7 @@ class Processor:
         wary: bool,
     ) -> None:
         """Run one transaction over `ids` and others up to `limit`; `claimed` learns whom it has."""
-        watch = _Watch(report.stage_ms)
+        watch = Watch(report.stage_ms)
         batch_id = uuid7()
         with self._store.transaction():
             claim = self._store.claim(ids, limit)
@@ -202,7 +207,9 @@ class Processor:
                 outcomes, decided_at, snapshot = self._decide_all(claim, watch)
                 moved = movements_of(outcomes)
                 self._commit(batch_id, outcomes, moved, decided_at, snapshot.counters)
-            except Exception:
+            except Exception as error:
+                if self._follows and not isinstance(error, _SuspectsError):
+                    report.attempts += attempts_of(watch, batch_id, claim, fault=error)
                 self._store.forget_claim(batch_id)
                 raise
         watch.lap("apply")
@@ -211,8 +218,10 @@ class Processor:
         balances = balances_after(snapshot, moved, self._scarce_max)
         self._tell(outcomes, decided_at, report, balances)
         watch.lap("announce")
+        if self._follows:
+            report.attempts += attempts_of(watch, batch_id, claim, outcomes)
 
-    def _decide_all(self, claim: Claim, watch: _Watch) -> tuple[list[Outcome], datetime, Snapshot]:
+    def _decide_all(self, claim: Claim, watch: Watch) -> tuple[list[Outcome], datetime, Snapshot]:
         """Decide a claim; return outcomes, when they were decided, and what was known.
 
         Intents already past their deadline take no lock.
@@ -319,6 +328,7 @@ class Processor:
 
     def _quarantine(self, intent_id: UUID, error: str, attempts: int, report: BatchReport) -> None:
         """List the intent with its error and tell its outcome, in one commit."""
+        watch = Watch(defaultdict(list))
         batch_id = uuid7()
         with self._store.transaction():
             claim = self._store.claim([intent_id], 0)
@@ -327,8 +337,11 @@ class Processor:
             outcome = Outcome(intent=claim.intents[0], refusal=Refusal.COULD_NOT_BE_PROCESSED)
             self._store.record_quarantine(intent_id, error, attempts)
             self._commit(batch_id, [outcome], Movements(), claim.at, ())
+        watch.lap("apply")
         report.quarantined += 1
         self._tell([outcome], claim.at, report)
+        if self._follows:
+            report.attempts += attempts_of(watch, batch_id, claim, [outcome])
 
 
 class _UnreadableError(Exception):
@@ -341,16 +354,3 @@ class _SuspectsError(Exception):
     def __init__(self, deaths: dict[UUID, Deaths]) -> None:
         super().__init__(f"{len(deaths)} suspects")
         self.deaths = deaths
-
-
-class _Watch:
-    """Notes the milliseconds since the last lap under a stage."""
-
-    def __init__(self, stages: defaultdict[str, list[float]]) -> None:
-        self._stages = stages
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._stages[stage].append((now - self._last) * 1000)
-        self._last = now
