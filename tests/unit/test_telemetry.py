@@ -25,7 +25,7 @@ def told(report: BatchReport, share: float = 0.01) -> list[Any]:
 
 def test_a_batch_is_one_event_that_names_the_intents_of_the_sample() -> None:
     """Those whose calls the API tells; a few of them, if there are many."""
-    report = BatchReport(claimed=100, batches=1, intent_ids=[*LOW, *HIGH])
+    report = BatchReport(claimed=100, sizes=[100], intent_ids=[*LOW, *HIGH])
     report.outcomes = Counter(committed=90, sold_out=10)
     (event,) = told(report)
     assert (event["event"], event["log_level"], event["wide"]) == ("batch", "info", True)
@@ -36,7 +36,7 @@ def test_a_batch_is_one_event_that_names_the_intents_of_the_sample() -> None:
 @pytest.mark.parametrize("trouble", ["contentions", "failures", "quarantined", "suspects"])
 def test_what_went_wrong_in_a_batch_is_a_warning(trouble: str) -> None:
     """It was borne, and somebody may want to know."""
-    (event,) = told(BatchReport(claimed=1, batches=1, **{trouble: 1}))
+    (event,) = told(BatchReport(claimed=1, sizes=[1], **{trouble: 1}))
     assert (event["log_level"], event[trouble]) == ("warning", 1)
 
 

@@ -68,7 +68,8 @@ class RedispatchStore(Session):
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
     meters.introduce("redispatcher")
-    serve_metrics(settings.redispatcher.metrics_port, settings.redispatcher.metrics_host, "redispatcher")
+    ours = settings.redispatcher
+    serve_metrics(ours.metrics_port, ours.metrics_host, "redispatcher")
     stop = told_to_stop()
     schedule = build_schedule(settings)
     while not stop.wait(settings.redispatcher.interval_ms / 1000):

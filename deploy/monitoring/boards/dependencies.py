@@ -70,6 +70,12 @@ _SERVERS = Row(
             targets=[Target(rate("tidegate_batch_faults_total", "instance"), "{{instance}}")],
         ),
         Panel(
+            title="Spans",
+            description=meaning("tidegate_spans_total") + " None while tracing is off.",
+            unit=_PER_S,
+            targets=[Target(rate("tidegate_spans_total", "fate"), "{{fate}}")],
+        ),
+        Panel(
             title="Exporter's readings",
             description="How long a reading of PostgreSQL takes, and how old the last one is.",
             unit="s",
