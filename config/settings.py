@@ -129,6 +129,7 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
     # Prefork children, each with a database connection of its own.
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 1
     metrics_port: Port = 0  # 0: serves no metrics
+    metrics_host: str = "127.0.0.1"  # in a container, where Prometheus comes from outside: 0.0.0.0
 
 
 class Redispatcher(Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,6 +145,7 @@ class Redispatcher(Struct, frozen=True, forbid_unknown_fields=True):
     # The gate's in-flight set is compared with the open intents this often.
     reconcile_interval_ms: Milliseconds = 5_000
     metrics_port: Port = 0  # 0: serves no metrics
+    metrics_host: str = "127.0.0.1"  # in a container, where Prometheus comes from outside: 0.0.0.0
 
 
 class Governor(Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,6 +168,7 @@ class Governor(Struct, frozen=True, forbid_unknown_fields=True):
     # nothing runs out within the seconds that the gate could err.
     scarce_units_max: Annotated[int, Meta(ge=0, le=100_000_000)] = 100_000
     metrics_port: Port = 0  # 0: serves no metrics
+    metrics_host: str = "127.0.0.1"  # in a container, where Prometheus comes from outside: 0.0.0.0
 
 
 class Webhooks(Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,6 +195,7 @@ class Relay(Struct, frozen=True, forbid_unknown_fields=True):
     # Posts to all endpoints at once; each is a connection.
     posts_max: Annotated[int, Meta(ge=1, le=10_000)] = 512
     metrics_port: Port = 0  # 0: serves no metrics
+    metrics_host: str = "127.0.0.1"  # in a container, where Prometheus comes from outside: 0.0.0.0
 
 
 class Exporter(Struct, frozen=True, forbid_unknown_fields=True):

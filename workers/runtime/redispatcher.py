@@ -68,7 +68,9 @@ class RedispatchStore(Session):
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
     meters.introduce("redispatcher")
-    serve_metrics(settings.redispatcher.metrics_port, "redispatcher")
+    serve_metrics(
+        settings.redispatcher.metrics_host, settings.redispatcher.metrics_port, "redispatcher"
+    )
     stop = told_to_stop()
     schedule = build_schedule(settings)
     while not stop.wait(settings.redispatcher.interval_ms / 1000):

@@ -17,11 +17,11 @@ _log = structlog.get_logger()
 IDS_MAX: Final = 10  # of intents named for one batch
 
 
-def serve_metrics(port: int, *sources: Source) -> None:
-    """Serve this process's metrics on loopback, from a thread of its own; not at all on port 0."""
+def serve_metrics(host: str, port: int, *sources: Source) -> None:
+    """Serve this process's metrics from a thread of its own; not at all on port 0."""
     if port:
         shown = meters.registry(*sources)
-        prometheus_client.start_http_server(port, addr="127.0.0.1", registry=shown)
+        prometheus_client.start_http_server(port, addr=host, registry=shown)
 
 
 def tell_batch(report: BatchReport, sample: Sample) -> None:
