@@ -22,6 +22,7 @@ keep master_key
 keep postgres_password
 keep postgres_app_password
 keep valkey_password
+keep grafana_password
 
 owner=$(cat "$folder/postgres_password")
 app=$(cat "$folder/postgres_app_password")

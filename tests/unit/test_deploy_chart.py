@@ -31,6 +31,7 @@ from workers.runtime.redispatcher import CLAIMS_OLDER_MS
 ALL_ON: dict[str, Any] = {
     "keda": {"enabled": True},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "operator": {"enabled": True},
     "secret": {"brokerUrl": "broker_url"},
     "image": {"repository": "registry.example/tidegate", "digest": "sha256:" + "0" * 64},
     "imagePullSecrets": [{"name": "registry"}],
@@ -143,10 +144,25 @@ def test_a_digest_pins_the_image(full: Rendered) -> None:
 # Processes -----------------------------------------------------------------------------------------
 
 
+def processes(chart: Rendered) -> list[dict[str, Any]]:
+    """The Deployments of what serves."""
+    return [one for one in chart.all("Deployment") if component_of(one) != "operator"]
+
+
 def test_every_process_is_deployed(chart: Rendered) -> None:
-    assert {component_of(one) for one in chart.all("Deployment")} == set(PROCESSES)
+    assert {component_of(one) for one in processes(chart)} == set(PROCESSES)
     for component, pod in chart.pods():
-        assert pod["containers"][0]["args"] == [component]
+        if component != "operator":
+            assert pod["containers"][0]["args"] == [component]
+
+
+def test_the_operators_pod_is_there_on_request_and_does_nothing(
+    plain: Rendered, full: Rendered
+) -> None:
+    assert len(plain.all("Deployment")) == len(PROCESSES)
+    pod = full.of("Deployment", "operator")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"] == ["sleep", "infinity"]
+    assert "args" not in pod["containers"][0]
 
 
 def test_our_processes_take_their_settings(chart: Rendered, tmp_path: Path) -> None:
@@ -166,9 +182,8 @@ def test_our_processes_take_their_settings(chart: Rendered, tmp_path: Path) -> N
 
 
 def test_no_pod_can_do_more_than_it_must(chart: Rendered) -> None:
-    pods = list(chart.pods())
-    assert len(pods) == len(PROCESSES) + 2
-    for _, pod in pods:
+    assert len(list(chart.pods())) >= len(PROCESSES) + 2
+    for _, pod in chart.pods():
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
         security = pod["securityContext"]
@@ -204,7 +219,7 @@ def test_a_pod_is_given_the_secrets_it_needs_and_no_other(chart: Rendered) -> No
         keys = {item["key"] for item in mounted["items"]}
         named = {value for name, value in environ_of(pod).items() if name.endswith("_FILE")}
         assert {f"/run/secrets/tidegate/{key}" for key in keys} == named
-        assert ("postgres_owner_dsn" in keys) == (component in ("migrate", "doctor"))
+        assert ("postgres_owner_dsn" in keys) == (component not in PROCESSES)
         assert ("postgres_dsn" in keys) == (component in PROCESSES)
         assert mounted["secretName"] == "tidegate"
         assert mounted["defaultMode"] == 0o440
@@ -214,7 +229,7 @@ def test_a_pod_is_given_the_secrets_it_needs_and_no_other(chart: Rendered) -> No
 
 
 def test_probes_ask_the_process_and_no_dependency(chart: Rendered) -> None:
-    for one in chart.all("Deployment"):
+    for one in processes(chart):
         (container,) = one["spec"]["template"]["spec"]["containers"]
         api = component_of(one) == "api"
         alive = (
@@ -246,14 +261,13 @@ def test_the_api_is_given_time_to_leave_rotation_and_to_drain(
 
 
 def test_an_update_takes_no_process_away_before_its_successor_is_ready(chart: Rendered) -> None:
-    for one in chart.all("Deployment"):
+    for one in processes(chart):
         assert one["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
 def test_a_drained_node_takes_one_of_each_at_a_time(chart: Rendered) -> None:
     deployed = {
-        component_of(one): one["spec"]["template"]["metadata"]["labels"]
-        for one in chart.all("Deployment")
+        component_of(one): one["spec"]["template"]["metadata"]["labels"] for one in processes(chart)
     }
     for budget in chart.all("PodDisruptionBudget"):
         selector = budget["spec"]["selector"]
@@ -309,7 +323,7 @@ def ports_out(chart: Rendered, component: str) -> set[int]:
 
 def test_only_the_relay_reaches_the_world(plain: Rendered, full: Rendered) -> None:
     servers = {53, 5432, 6379}
-    for component in (*PROCESSES, "migrate", "doctor"):
+    for component in (*PROCESSES, "migrate", "doctor", "operator"):
         more = {443} if component == "relay" else set()
         assert ports_out(plain, component) == servers | more
         assert ports_out(full, component) == servers | more | {5671}
@@ -330,7 +344,7 @@ def test_only_the_api_is_called_and_only_metrics_are_read(full: Rendered) -> Non
         ]
     called, _ = full.of("NetworkPolicy", "api")["spec"]["ingress"]
     assert called["from"] == [{"podSelector": {"matchLabels": {"app": "chat"}}}]
-    for component in ("migrate", "doctor"):
+    for component in ("migrate", "doctor", "operator"):
         assert full.of("NetworkPolicy", component)["spec"]["ingress"] == []
 
 
@@ -350,7 +364,7 @@ def test_who_is_scaled_has_no_number_of_its_own(plain: Rendered, full: Rendered)
     """Each upgrade would set it back."""
     scaled = {component_of(one) for one in full.all("ScaledObject")}
     assert scaled == {"api", "worker"}
-    for one in full.all("Deployment"):
+    for one in processes(full):
         assert ("replicas" in one["spec"]) == (component_of(one) not in scaled)
     for one in full.all("ScaledObject"):
         component = component_of(one)
@@ -403,6 +417,14 @@ def test_what_is_asked_of_prometheus_is_there_to_be_answered(full: Rendered) -> 
     }
 
 
+def test_a_prometheus_of_this_deployment_alone_needs_no_namespace() -> None:
+    chart = render({"keda": {"enabled": True, "matchNamespace": False}})
+    for _, trigger in triggers(chart):
+        query = trigger["metadata"]["query"]
+        promql_parser.parse(query)
+        assert "namespace" not in query
+
+
 def test_without_figures_nothing_is_scaled_down(full: Rendered) -> None:
     for one in full.all("ScaledObject"):
         fallback = one["spec"]["fallback"]
@@ -413,7 +435,7 @@ def test_without_figures_nothing_is_scaled_down(full: Rendered) -> None:
 def test_prometheus_finds_every_process(full: Rendered) -> None:
     (monitor,) = full.all("PodMonitor")
     shown = {place["port"] for place in monitor["spec"]["podMetricsEndpoints"]}
-    for one in full.all("Deployment"):
+    for one in processes(full):
         template = one["spec"]["template"]
         assert matches(template["metadata"]["labels"], monitor["spec"]["selector"])
         (container,) = template["spec"]["containers"]

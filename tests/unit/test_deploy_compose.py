@@ -107,6 +107,7 @@ def test_what_a_person_did_not_ask_for_is_behind_a_profile() -> None:
     assert profiles == {
         "operator": ["operator"],
         "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
         "toxiproxy": ["chaos"],
     }
 
@@ -137,19 +138,36 @@ def test_metrics_are_shown_where_prometheus_looks(name: str, secrets: Path) -> N
 
 
 def test_prometheus_looks_at_every_process() -> None:
+    """Every replica of each, under the job that rules and dashboards go by."""
     document = yaml.safe_load(FILE["configs"]["prometheus"]["content"])
-    (job,) = document["scrape_configs"]
-    looked_at = {
-        (name, place["port"]) for place in job["dns_sd_configs"] for name in place["names"]
+    looked_at = {}
+    for job in document["scrape_configs"]:
+        (place,) = job["dns_sd_configs"]
+        looked_at[job["job_name"]] = (place["names"], place["port"])
+    assert looked_at == {
+        f"tidegate-{name}": ([name], 8080 if name == "api" else 9100) for name in PROCESSES
     }
-    assert looked_at == {("api", 8080), *((n, 9100) for n in PROCESSES if n != "api")}
+
+
+@pytest.mark.skipif(
+    not (DEPLOY / "monitoring").exists(), reason="this version has no rules and dashboards"
+)
+def test_what_monitoring_reads_is_there() -> None:
+    mounted = [
+        volume.partition(":")[0]
+        for name in ("prometheus", "grafana")
+        for volume in SERVICES[name]["volumes"]
+        if volume.startswith("./")
+    ]
+    assert len(mounted) == 4
+    assert [path for path in mounted if not any((DEPLOY / path).iterdir())] == []
 
 
 def test_no_file_that_is_shipped_holds_a_secret() -> None:
     """A password in a variable would be in every listing of the container."""
     for name, service in SERVICES.items():
         for key, value in service.get("environment", {}).items():
-            spoken_of = re.search("PASSWORD|SECRET|DSN|URL|KEY", key)
+            spoken_of = re.search("PASSWORD|SECRET|DSN|VALKEY__URL|KEY$", key)
             assert not spoken_of or value.startswith("/run/secrets/"), f"{name}: {key}"
     assert all(set(secret) == {"file"} for secret in FILE["secrets"].values())
 

