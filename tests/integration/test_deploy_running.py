@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -12,10 +14,13 @@ from typing import Any
 
 import psycopg
 import pytest
+import systemd_room
 from deploy_kit import HEALTHY_WITHIN_S, Compose, Image, build, composed
+from systemd_room import Room
 
 from deploy.embedded import process
-from tests.deploy_files import PROCESSES, PROJECT
+from deploy.embedded.ports import free_port, is_free
+from tests.deploy_files import PROCESSES, PROJECT, SYSTEMD
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +86,34 @@ def whole(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
         yield servers
 
 
+def _await_order(port: str, key: str, user: str) -> None:
+    """Order until the order is committed: a key is known to the API within seconds of its making."""
+    intent = {
+        "user_id": user,
+        "campaign_id": "dev",
+        "lines": [{"sku": "milk-tea-large", "quantity": 1}],
+    }
+    answers: list[tuple[int, dict[str, Any]]] = []
+
+    def served() -> bool:
+        answers.append(post(port, key, intent))
+        return answers[-1][0] == 200
+
+    assert process.until(served, HEALTHY_WITHIN_S), answers[-1]
+    assert answers[-1][1]["status"] == "committed"
+
+
+def _answers(port: str, path: str) -> bool:
+    connection = HTTPConnection("127.0.0.1", int(port), timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
 def post(port: str, key: str, intent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     connection = HTTPConnection("127.0.0.1", int(port), timeout=30)
     headers = {
@@ -121,19 +154,7 @@ def test_the_services_serve_an_order_and_stop_as_they_are_told(whole: Compose) -
     assert applied.returncode == 0, applied.stderr
 
     (api,) = [one for one in started if one.service == "api"]
-    intent = {
-        "user_id": "u-1",
-        "campaign_id": "dev",
-        "lines": [{"sku": "milk-tea-large", "quantity": 1}],
-    }
-    answers: list[tuple[int, dict[str, Any]]] = []
-
-    def served() -> bool:  # a key is known to the API within seconds of its making
-        answers.append(post(api.ports["8080"], key, intent))
-        return answers[-1][0] == 200
-
-    assert process.until(served, HEALTHY_WITHIN_S), answers[-1]
-    assert answers[-1][1]["status"] == "committed"
+    _await_order(api.ports["8080"], key, "u-1")
 
     for one in started:
         limit = whole.services[one.service]["deploy"]["resources"]["limits"]["memory"]
@@ -145,6 +166,87 @@ def test_the_services_serve_an_order_and_stop_as_they_are_told(whole: Compose) -
         assert set(codes) == {0}, (service, codes)
     audited = whole.run("operator", "audit")
     assert audited.returncode == 0, audited.stdout
+
+
+# systemd -------------------------------------------------------------------------------------------
+
+UNITS = {
+    "api": "tidegate-api.service",
+    "worker": "tidegate-worker@1.service",
+    "second worker": "tidegate-worker@2.service",
+    "governor": "tidegate-loop@governor.service",
+    "redispatcher": "tidegate-loop@redispatcher.service",
+    "relay": "tidegate-loop@relay.service",
+}
+
+
+@pytest.fixture(scope="module")
+def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    """A systemd with our units, installed as DEPLOY.md says, on the servers of compose.yaml."""
+    if systemd_room.why_not():
+        pytest.skip(systemd_room.why_not())
+    folder = tmp_path_factory.mktemp("room")
+    shutil.copytree(SYSTEMD, folder / "units")
+    etc = folder / "etc" / "tidegate"
+    shutil.copytree(whole.secrets, etc / "secrets")
+    (etc / "secrets").chmod(0o700)
+    built = whole.image.root / "opt" / "tidegate"
+    shutil.copytree(built, folder / "opt" / "tidegate", symlinks=True)
+    program = folder / "opt" / "tidegate" / "bin" / "tidegate"
+    program.write_text(program.read_text().replace(f"#!{built}", "#!/opt/tidegate"))
+    # Ports that nobody else has on this machine, which may be running more than this.
+    settings = (SYSTEMD / "tidegate.toml").read_text()
+    for port in ("8080", "9101", "9102", "9103"):
+        settings = settings.replace(port, str(free_port()))
+    (etc / "tidegate.toml").write_text(settings)
+    worker = folder / "units" / "tidegate-worker@.service"
+    worker.write_text(worker.read_text().replace("911%i", f"{_free_decade()}%i"))
+    common = folder / "units" / "tidegate-.service.d" / "common.conf"
+    # There is no journal in this room.
+    common.write_text(
+        common.read_text() + "StandardOutput=append:/run/%p-%i.log\nStandardError=inherit\n"
+    )
+    with systemd_room.opened(folder) as opened:
+        yield opened
+
+
+def _free_decade() -> int:
+    """Digits to which 1 and 2 may be added for a free port."""
+    return next(n for n in range(2_000, 3_000) if is_free(n * 10 + 1) and is_free(n * 10 + 2))
+
+
+def test_the_units_serve_an_order_and_stop_as_they_are_told(room: Room, whole: Compose) -> None:
+    """By systemd itself, hardened as they are; a worker that is killed is started again."""
+    room.systemctl("start", "tidegate-migrate.service")
+    room.systemctl("start", "tidegate.target")
+    settings = tomllib.loads(_installed(room, "etc/tidegate/tidegate.toml"))
+    port = str(settings["api"]["port"])
+    assert process.until(lambda: _answers(port, "/readyz"), HEALTHY_WITHIN_S), room.tail()
+    key = json.loads(whole.run("operator", "gateway", "create", "units", "--json").stdout)["key"]
+    assert whole.run("operator", "campaign", "apply", _campaign()).returncode == 0
+    _await_order(port, key, "u-2")
+
+    worker = UNITS["worker"]
+    room.systemctl("kill", "--kill-whom=main", "--signal=SIGKILL", worker)
+    assert process.until(lambda: room.show(worker, "NRestarts") == "1", HEALTHY_WITHIN_S)
+    _await_order(port, key, "u-3")
+
+    for loop in ("governor", "redispatcher", "relay"):
+        shown = str(settings[loop]["metrics_port"])
+        assert process.until(lambda port=shown: _answers(port, "/metrics"), HEALTHY_WITHIN_S), loop
+    pids = {name: int(room.show(name, "MainPID")) for name in UNITS.values()}
+    assert all(pids.values())
+    room.systemctl("stop", "tidegate.target")
+    for name in UNITS.values():
+        assert process.until(lambda name=name: room.show(name, "ActiveState") == "inactive", 80)
+        assert (room.show(name, "Result"), room.show(name, "ExecMainStatus")) == ("success", "0")
+
+
+def _installed(room: Room, path: str) -> str:
+    return Path(f"/proc/{room.pid}/root/{path}").read_text()
+
+
+# Roles ---------------------------------------------------------------------------------------------
 
 
 def test_the_login_of_the_processes_owns_nothing(whole: Compose) -> None:
