@@ -243,7 +243,7 @@ class Compose:
             if name.endswith("PORT"):
                 environ[name] = ports[value] = str(free_port())
             else:
-                environ[name] = value.replace("/run/secrets", str(self.secrets))
+                environ[name] = str(value).replace("/run/secrets", str(self.secrets))
         return environ, ports
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from deploy.embedded import process
 
 SYSTEMD = Path("/lib/systemd/systemd")
+PYTHON = "/opt/python"  # inside: this machine's, which may be in a home folder, out of reach there
 UP_WITHIN_S = 30
 
 # Run by `unshare` as the first process of the namespaces; becomes systemd.
@@ -32,13 +34,15 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --bind /dev/null /dev/console
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /opt
-mkdir /opt/tidegate /run/units /run/upper /run/work
+mkdir /opt/tidegate /opt/python /run/units /run/upper /run/work
 cp -r "$ROOM/units/." /run/units
 mount --bind "$ROOM/opt/tidegate" /opt/tidegate
+mount --bind "$BASE" /opt/python
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
 cp -r "$ROOM/etc/." /etc
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp
+mount --make-rshared /
 exec env -i container=tidegate-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
     SYSTEMD_UNIT_PATH=/run/units SYSTEMD_GENERATOR_PATH=/nowhere \\
     SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/nowhere \\
@@ -80,8 +84,9 @@ class Room:
 
     def tail(self) -> str:
         """What systemd and the services said last."""
+        units = self._inside("systemctl", "--no-pager", "--full", "status", "tidegate*").stdout
         said = self._inside("sh", "-c", "tail -n 12 /run/*.log").stdout
-        return f"{self.log.read_text()[-3_000:]}\n{said}"
+        return f"{self.log.read_text()[-3_000:]}\n{units}\n{said}"
 
     def _inside(self, *line: str) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--cgroup", "--ipc"]
@@ -106,7 +111,12 @@ def opened(folder: Path) -> Iterator[Room]:
     with log.open("wb") as out:
         life = subprocess.Popen(
             ["sh", "-c", joining, "sh", *line],
-            env={**os.environ, "ROOM": str(folder), "PROGRAM": str(SYSTEMD)},
+            env={
+                **os.environ,
+                "ROOM": str(folder),
+                "PROGRAM": str(SYSTEMD),
+                "BASE": sys.base_prefix,
+            },
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -190,10 +191,7 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     etc = folder / "etc" / "tidegate"
     shutil.copytree(whole.secrets, etc / "secrets")
     (etc / "secrets").chmod(0o700)
-    built = whole.image.root / "opt" / "tidegate"
-    shutil.copytree(built, folder / "opt" / "tidegate", symlinks=True)
-    program = folder / "opt" / "tidegate" / "bin" / "tidegate"
-    program.write_text(program.read_text().replace(f"#!{built}", "#!/opt/tidegate"))
+    _install(whole.image, folder / "opt" / "tidegate")
     # Ports that nobody else has on this machine, which may be running more than this.
     settings = (SYSTEMD / "tidegate.toml").read_text()
     for port in ("8080", "9101", "9102", "9103"):
@@ -208,6 +206,20 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     )
     with systemd_room.opened(folder) as opened:
         yield opened
+
+
+def _install(image: Image, target: Path) -> None:
+    """Copy what was built as if it had been built at /opt/tidegate, with a Python that all may run."""
+    built = image.root / "opt" / "tidegate"
+    shutil.copytree(built, target, symlinks=True)
+    program = target / "bin" / "tidegate"
+    program.write_text(program.read_text().replace(f"#!{built}", "#!/opt/tidegate"))
+    own = Path(os.path.realpath(target / "bin" / "python"))
+    (target / "bin" / "python").unlink()
+    (target / "bin" / "python").symlink_to(f"{systemd_room.PYTHON}/bin/{own.name}")
+    known = target / "pyvenv.cfg"
+    home = f"home = {systemd_room.PYTHON}/bin"
+    known.write_text(re.sub("^home = .*$", home, known.read_text(), flags=re.MULTILINE))
 
 
 def _free_decade() -> int:
@@ -251,7 +263,8 @@ def _installed(room: Room, path: str) -> str:
 
 def test_the_login_of_the_processes_owns_nothing(whole: Compose) -> None:
     """By itself it may not read; as the worker it may not touch what was journalled."""
-    with psycopg.connect((whole.secrets / "postgres_dsn").read_text(), autocommit=True) as app:
+    dsn = (whole.secrets / "postgres_dsn").read_text().strip()
+    with psycopg.connect(dsn, autocommit=True) as app:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             app.execute("SELECT * FROM tidegate.intents")
         app.execute("SET ROLE tidegate_worker")
