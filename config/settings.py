@@ -202,6 +202,7 @@ class Exporter(Struct, frozen=True, forbid_unknown_fields=True):
     """The process that shows Prometheus what the tables say."""
 
     metrics_port: Port = 0  # 0: any free port; the log says which
+    metrics_host: str = "127.0.0.1"
     # PostgreSQL is read this often, whoever scrapes: a scrape never waits for it.
     interval_ms: Annotated[int, Meta(ge=100, le=600_000)] = 2_000
     # The cheap part of the audit; a run reads the whole ledger.

@@ -43,7 +43,7 @@ def run(settings: Settings) -> int:
     shown = meters.registry("exporter")
     shown.register(exporter)
     server, _ = prometheus_client.start_http_server(
-        settings.exporter.metrics_port, addr="127.0.0.1", registry=shown
+        settings.exporter.metrics_port, addr=settings.exporter.metrics_host, registry=shown
     )
     _log.info("exporting", port=server.server_port)
     heartbeat = Heartbeat(settings.exporter)
