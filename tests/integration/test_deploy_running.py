@@ -201,9 +201,11 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     worker = folder / "units" / "tidegate-worker@.service"
     worker.write_text(worker.read_text().replace("911%i", f"{_free_decade()}%i"))
     common = folder / "units" / "tidegate-.service.d" / "common.conf"
-    # There is no journal in this room.
+    # There is no journal in this room, and its Python's libraries are where that is.
     common.write_text(
-        common.read_text() + "StandardOutput=append:/run/%p-%i.log\nStandardError=inherit\n"
+        common.read_text()
+        + "StandardOutput=append:/run/%p-%i.log\nStandardError=inherit\n"
+        + f"Environment=LD_LIBRARY_PATH={systemd_room.PYTHON}/lib\n"
     )
     with systemd_room.opened(folder) as opened:
         yield opened
