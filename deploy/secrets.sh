@@ -24,6 +24,9 @@ keep postgres_app_password
 keep valkey_password
 keep grafana_password
 
+# The key of a gateway for the exporter's own orders; empty: it posts none.
+[ -e "$folder/heartbeat_key" ] || write heartbeat_key ""
+
 owner=$(cat "$folder/postgres_password")
 app=$(cat "$folder/postgres_app_password")
 valkey=$(cat "$folder/valkey_password")

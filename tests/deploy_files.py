@@ -24,7 +24,7 @@ CHART = DEPLOY / "k8s" / "tidegate"
 SYSTEMD = DEPLOY / "systemd"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Of the commands that serve until they are told to stop.
-PROCESSES = ("api", "worker", "governor", "redispatcher", "relay")
+PROCESSES = ("api", "worker", "governor", "redispatcher", "relay", "exporter")
 TOOLS = Path(sys.executable).parent  # the linters of this environment
 
 

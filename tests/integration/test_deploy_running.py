@@ -178,6 +178,7 @@ UNITS = {
     "governor": "tidegate-loop@governor.service",
     "redispatcher": "tidegate-loop@redispatcher.service",
     "relay": "tidegate-loop@relay.service",
+    "exporter": "tidegate-loop@exporter.service",
 }
 
 
@@ -194,15 +195,17 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     _install(whole.image, folder / "opt" / "tidegate")
     # Ports that nobody else has on this machine, which may be running more than this.
     settings = (SYSTEMD / "tidegate.toml").read_text()
-    for port in ("8080", "9101", "9102", "9103"):
+    for port in ("8080", "9101", "9102", "9103", "9104"):
         settings = settings.replace(port, str(free_port()))
     (etc / "tidegate.toml").write_text(settings)
     worker = folder / "units" / "tidegate-worker@.service"
     worker.write_text(worker.read_text().replace("911%i", f"{_free_decade()}%i"))
     common = folder / "units" / "tidegate-.service.d" / "common.conf"
-    # There is no journal in this room.
+    # There is no journal in this room, and its Python's libraries are where that is.
     common.write_text(
-        common.read_text() + "StandardOutput=append:/run/%p-%i.log\nStandardError=inherit\n"
+        common.read_text()
+        + "StandardOutput=append:/run/%p-%i.log\nStandardError=inherit\n"
+        + f"Environment=LD_LIBRARY_PATH={systemd_room.PYTHON}/lib\n"
     )
     with systemd_room.opened(folder) as opened:
         yield opened
@@ -243,7 +246,7 @@ def test_the_units_serve_an_order_and_stop_as_they_are_told(room: Room, whole: C
     assert process.until(lambda: room.show(worker, "NRestarts") == "1", HEALTHY_WITHIN_S)
     _await_order(port, key, "u-3")
 
-    for loop in ("governor", "redispatcher", "relay"):
+    for loop in ("governor", "redispatcher", "relay", "exporter"):
         shown = str(settings[loop]["metrics_port"])
         assert process.until(lambda port=shown: _answers(port, "/metrics"), HEALTHY_WITHIN_S), loop
     pids = {name: int(room.show(name, "MainPID")) for name in UNITS.values()}

@@ -32,7 +32,7 @@ ALL_ON: dict[str, Any] = {
     "keda": {"enabled": True},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "operator": {"enabled": True},
-    "secret": {"brokerUrl": "broker_url"},
+    "secret": {"brokerUrl": "broker_url", "heartbeatKey": "heartbeat_key"},
     "image": {"repository": "registry.example/tidegate", "digest": "sha256:" + "0" * 64},
     "imagePullSecrets": [{"name": "registry"}],
     "settings": {"TIDEGATE_LOG__LEVEL": "debug"},
@@ -46,7 +46,7 @@ ALL_ON: dict[str, Any] = {
 }
 WAYS = {"as it is": {}, "all on": ALL_ON}
 CUSTOM = ("ScaledObject", "PodMonitor")  # Kubernetes itself knows nothing of these
-LOOPS = ("governor", "redispatcher", "relay")
+LOOPS = ("governor", "redispatcher", "relay", "exporter")
 CLOSING_S = 10  # what a process of ours takes beyond its drain
 
 
@@ -173,7 +173,6 @@ def test_our_processes_take_their_settings(chart: Rendered, tmp_path: Path) -> N
         container = pod["containers"][0]
         if component == "api":
             assert settings.api.host == "0.0.0.0"
-            assert settings.api.processes == 1  # /metrics shows the process that answers
             assert container["ports"] == [{"name": "http", "containerPort": settings.api.port}]
         elif component in PROCESSES:
             section = getattr(settings, component)
@@ -208,7 +207,7 @@ def test_secrets_are_referred_to_never_made(chart: Rendered) -> None:
     assert chart.all("ConfigMap") == []
     for _, pod in chart.pods():
         for name, value in environ_of(pod).items():
-            if re.search("DSN|URL|SECRETS", name):
+            if re.search("DSN|VALKEY__URL|BROKER__URL|SECRETS|API_KEY", name):
                 assert name.endswith("_FILE"), name
                 assert value.startswith("/run/secrets/tidegate/")
 
@@ -261,8 +260,13 @@ def test_the_api_is_given_time_to_leave_rotation_and_to_drain(
 
 
 def test_an_update_takes_no_process_away_before_its_successor_is_ready(chart: Rendered) -> None:
+    """But the exporter: two of it would be added up."""
     for one in processes(chart):
-        assert one["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+        strategy = one["spec"]["strategy"]
+        if component_of(one) == "exporter":
+            assert strategy == {"type": "Recreate"}
+        else:
+            assert strategy == {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
 def test_a_drained_node_takes_one_of_each_at_a_time(chart: Rendered) -> None:
@@ -278,7 +282,9 @@ def test_a_drained_node_takes_one_of_each_at_a_time(chart: Rendered) -> None:
 
 
 def test_no_single_pod_carries_a_process_alone(plain: Rendered) -> None:
-    assert {one["spec"]["replicas"] for one in plain.all("Deployment")} == {2}
+    """But the exporter: nobody waits for it."""
+    replicas = {component_of(one): one["spec"]["replicas"] for one in plain.all("Deployment")}
+    assert replicas == {name: 1 if name == "exporter" else 2 for name in PROCESSES}
 
 
 def test_the_schema_comes_first_and_needs_nothing_of_the_chart(chart: Rendered) -> None:
@@ -324,7 +330,7 @@ def ports_out(chart: Rendered, component: str) -> set[int]:
 def test_only_the_relay_reaches_the_world(plain: Rendered, full: Rendered) -> None:
     servers = {53, 5432, 6379}
     for component in (*PROCESSES, "migrate", "doctor", "operator"):
-        more = {443} if component == "relay" else set()
+        more = {"relay": {443}, "exporter": {8080}}.get(component, set())
         assert ports_out(plain, component) == servers | more
         assert ports_out(full, component) == servers | more | {5671}
     (world,) = [
@@ -343,7 +349,10 @@ def test_only_the_api_is_called_and_only_metrics_are_read(full: Rendered) -> Non
             {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
         ]
     called, _ = full.of("NetworkPolicy", "api")["spec"]["ingress"]
-    assert called["from"] == [{"podSelector": {"matchLabels": {"app": "chat"}}}]
+    chat, exporter = called["from"]
+    assert chat == {"podSelector": {"matchLabels": {"app": "chat"}}}
+    labels = full.of("Deployment", "exporter")["spec"]["template"]["metadata"]["labels"]
+    assert matches(labels, exporter["podSelector"])
     for component in ("migrate", "doctor", "operator"):
         assert full.of("NetworkPolicy", component)["spec"]["ingress"] == []
 

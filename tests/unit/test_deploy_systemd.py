@@ -20,6 +20,7 @@ UNITS = {
     "governor": ("tidegate-loop@governor.service", "tidegate-loop@.service"),
     "redispatcher": ("tidegate-loop@redispatcher.service", "tidegate-loop@.service"),
     "relay": ("tidegate-loop@relay.service", "tidegate-loop@.service"),
+    "exporter": ("tidegate-loop@exporter.service", "tidegate-loop@.service"),
     "migrate": ("tidegate-migrate.service", "tidegate-migrate.service"),
 }
 SERVING = sorted(set(UNITS) - {"migrate"})

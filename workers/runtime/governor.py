@@ -54,7 +54,7 @@ class Blocks(Session):
 def run(settings: Settings) -> int:
     """Govern until SIGTERM or SIGINT; return the exit status."""
     meters.introduce("governor")
-    serve_metrics(settings.governor.metrics_port, settings.governor.metrics_host, "governor")
+    serve_metrics(settings.governor.metrics_host, settings.governor.metrics_port, "governor")
     stop = told_to_stop()
     listener = _listener(settings)
     listener.start()

@@ -68,8 +68,9 @@ class RedispatchStore(Session):
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
     meters.introduce("redispatcher")
-    ours = settings.redispatcher
-    serve_metrics(ours.metrics_port, ours.metrics_host, "redispatcher")
+    serve_metrics(
+        settings.redispatcher.metrics_host, settings.redispatcher.metrics_port, "redispatcher"
+    )
     stop = told_to_stop()
     schedule = build_schedule(settings)
     while not stop.wait(settings.redispatcher.interval_ms / 1000):

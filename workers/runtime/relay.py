@@ -74,7 +74,7 @@ class RelayStore(Session):
 def run(settings: Settings, bounds: Bounds | None = None) -> int:
     """Deliver until SIGTERM or SIGINT; return the exit status."""
     meters.introduce("relay")
-    serve_metrics(settings.relay.metrics_port, settings.relay.metrics_host, "relay")
+    serve_metrics(settings.relay.metrics_host, settings.relay.metrics_port, "relay")
     asyncio.run(_serve(settings, bounds or bounds_of(settings)))
     return 0
 

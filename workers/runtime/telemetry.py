@@ -17,7 +17,7 @@ _log = structlog.get_logger()
 IDS_MAX: Final = 10  # of intents named for one batch
 
 
-def serve_metrics(port: int, host: str, *sources: Source) -> None:
+def serve_metrics(host: str, port: int, *sources: Source) -> None:
     """Serve this process's metrics from a thread of its own; not at all on port 0."""
     if port:
         shown = meters.registry(*sources)

@@ -69,7 +69,7 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
 
     def ready(**_: object) -> None:
         # After the fork: a child inherits neither the listening socket nor the thread.
-        serve_metrics(settings.worker.metrics_port, settings.worker.metrics_host, "worker", "api")
+        serve_metrics(settings.worker.metrics_host, settings.worker.metrics_port, "worker", "api")
         watchdog.watch(app)
 
     signals.worker_ready.connect(ready, weak=False)

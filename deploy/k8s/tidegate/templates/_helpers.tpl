@@ -35,6 +35,10 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 - name: TIDEGATE_BROKER__URL_FILE
   value: /run/secrets/tidegate/{{ . }}
 {{- end }}
+{{- with .heartbeat }}
+- name: TIDEGATE_EXPORTER__HEARTBEAT_API_KEY_FILE
+  value: /run/secrets/tidegate/{{ . }}
+{{- end }}
 {{- range $name, $value := .root.Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
@@ -73,7 +77,7 @@ capabilities:
     defaultMode: 288  # 0440
     items:
       {{- $secret := .root.Values.secret }}
-      {{- range compact (list .dsn $secret.valkeyUrl $secret.masterKey $secret.brokerUrl) }}
+      {{- range compact (list .dsn $secret.valkeyUrl $secret.masterKey $secret.brokerUrl (.heartbeat | default "")) }}
       - key: {{ . }}
         path: {{ . }}
       {{- end }}
