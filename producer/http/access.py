@@ -19,6 +19,7 @@ from config.repetition import Key
 from config.sampling import Sample
 from producer.answers import Accepted, Answer, Conflict, Replayed
 from producer.metering import word_of
+from workers.domain.overload import Level
 
 if TYPE_CHECKING:
     from producer.http.calls import Call
@@ -67,7 +68,7 @@ class AccessLog:
             **self._of_intents(call),
             "code": call.code,
             "limit": call.limit,
-            "overload_level": call.api.levels.standing.level,
+            "overload_level": max(call.level, call.api.levels.standing.level, key=_rank),
             "exc_info": call.fault,
         }
         told = {name: value for name, value in fields.items() if value is not None}
@@ -91,6 +92,10 @@ class AccessLog:
             "answer": None if given is None else word_of(given),
             "intent_id": None if given is None else intent_of(given),
         }
+
+
+def _rank(level: Level) -> int:
+    return level.rank
 
 
 def _kind_of(call: Call, level: str, status: int) -> Key:

@@ -19,6 +19,7 @@ from producer.http.auth import Gateway
 from producer.http.messages import Language
 from producer.http.problems import Code, Problem, render
 from workers.contract import trace
+from workers.domain.overload import Level
 
 if TYPE_CHECKING:
     from producer.http.api import Api
@@ -91,9 +92,9 @@ class Call:
     """One HTTP call, and what is to be told of it: see `access`.
 
     `gateway` is who calls. `posted` is the intent that came with it and `given` the intake's answer;
-    of a batch `items` counts the statuses and `accepted` names the accepted. `code` and `limit` are
-    of the problem that was told, `fault` is what was raised that is none. `context` is the place of
-    the call in a trace that is followed; False: it is not; None: that was not asked yet.
+    of a batch `items` counts the statuses and `accepted` names the accepted. `code`, `limit` and
+    `level` are of the problem that was told, `fault` is what was raised that is none. `context` is
+    the place of the call in a trace that is followed; False: it is not; None: not asked yet.
     """
 
     __slots__ = (
@@ -109,6 +110,7 @@ class Call:
         "given",
         "headers",
         "items",
+        "level",
         "limit",
         "locale",
         "posted",
@@ -134,6 +136,7 @@ class Call:
         self.accepted: Sequence[UUID] = ()
         self.code: str | None = None
         self.limit: str | None = None
+        self.level = Level.NORMAL
         self.fault: Exception | None = None
         self.context: Context | Literal[False] | None = None
 
@@ -293,7 +296,7 @@ class Call:
     def render(self, problem: Problem) -> Reply:
         """Write a problem, in the language of the intent."""
         api = self.api
-        self.code, self.limit = problem.code.word, problem.limit
+        self.code, self.limit, self.level = problem.code.word, problem.limit, problem.level
         return Reply(
             *render(
                 problem,
