@@ -12,6 +12,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import redis
+from msgspec.structs import replace
 
 from config.settings import Settings
 from config.tracing import open_tracer
@@ -35,11 +36,14 @@ from producer.wiring import open_intake, open_levels, open_limits
 from workers.contract.celery_app import make_app
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import open_client
-from workers.contract.hints import hint_sender
+from workers.contract.hints import hint_sender, waiting_hints
 from workers.contract.names import gate_names
 from workers.domain.odds import TAKEN_SHARE
+from workers.store import overview
 from workers.store.keys import read_keys
-from workers.store.pool import PRODUCER, WORKER, opener
+from workers.store.overview import Shown
+from workers.store.pool import OPERATOR, PRODUCER, WORKER, connect, opener
+from workers.store.pulling import BOUNDS as OPERATING
 
 MakeWork = Callable[[], Work[Posted, Answer]]
 
@@ -57,7 +61,8 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     limits = open_limits(settings, "api-limits")
     tracer = open_tracer(settings.tracing, "api")
     traces = None if tracer is None else IntakeTraces(tracer, settings.broker_url)
-    send = hint_sender(make_app(settings), settings.broker.publish_timeout_ms / 1_000)
+    broker = make_app(settings)
+    send = hint_sender(broker, settings.broker.publish_timeout_ms / 1_000)
     hearing: list[Waiters] = []  # none before they are made
     publisher = Publisher(
         send if traces is None else traces.sending(send),
@@ -85,7 +90,15 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     levels.start()
     publisher.start()
     try:
-        async with assemble(settings, make_intake, codes, publisher.heard, levels, tracer) as api:
+        async with assemble(
+            settings,
+            make_intake,
+            codes,
+            publisher.heard,
+            levels,
+            functools.partial(waiting_hints, broker),
+            tracer,
+        ) as api:
             hearing.append(api.waiters)
             yield api
     finally:
@@ -103,17 +116,19 @@ async def assemble(
     codes: CouponCodes,
     heard: Callable[[Sequence[bytes]], None] = lambda intent_ids: None,
     levels: LevelBook | None = None,
+    hints: Callable[[], int] = lambda: 0,
     tracer: Tracer | None = None,
 ) -> AsyncIterator[Api]:
     """Build the API around any intake; on leaving, answer everything that was taken.
 
-    `heard` is told the ids of every announcement. Without `levels` all is normal for ever; without
-    `tracer` no call is followed.
+    `heard` is told the ids of every announcement. Without `levels` all is normal for ever. `hints`
+    asks the broker how many wait. Without `tracer` no call is followed.
     """
     levels = levels or LevelBook()
     desk = Desk(
         opener(settings.postgres, PRODUCER, "api-reads"),
         opener(settings.postgres, WORKER, "api-orders"),
+        lambda: connect(settings.postgres.dsn, OPERATOR, OPERATING, name="api-console"),
         settings.api.accept_timeout_ms,
     )
     keys = Keys(lambda: _load_keys(desk))
@@ -149,6 +164,8 @@ async def assemble(
             draining=asyncio.Event(),
             access=AccessLog(settings.log.sample_share),
             traces=_call_traces(settings, tracer),
+            overview=lambda: desk.oversee(functools.partial(overview.read, shown=_shown(settings))),
+            hints=hints,
         )
     finally:
         refreshing.cancel()
@@ -193,6 +210,12 @@ def _observe(levels: LevelBook, answers: Sequence[Answer]) -> None:
 
 def _call_traces(settings: Settings, tracer: Tracer | None) -> CallTraces | None:
     return None if tracer is None else CallTraces(tracer, settings.tracing.sample_share)
+
+
+def _shown(settings: Settings) -> Shown:
+    """Show the campaigns that the exporter shows by name; a page bears fewer items than a scrape."""
+    shown = Shown(settings.exporter.campaigns)
+    return replace(shown, campaigns_max=min(shown.campaigns_max, settings.exporter.campaigns_max))
 
 
 def _client(settings: Settings) -> redis.Redis:
