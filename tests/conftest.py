@@ -11,6 +11,7 @@ import hypothesis
 import psycopg
 import pytest
 import redis
+import structlog
 from psycopg import sql
 
 from deploy.embedded.cluster import Cluster
@@ -26,6 +27,14 @@ REQUIRE_ALL = os.environ.pop("TIDEGATE_REQUIRE_ALL", "") == "1"
 
 _TEMPLATE = "tidegate_template"
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Give the next test the logging it would have had alone."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -138,17 +138,7 @@ async def assemble(
         desk.read,
         heard,
     )
-    intake = Batcher(
-        "intake",
-        make_work,
-        _Excuses(),
-        _bounds(settings),
-        functools.partial(_observe, levels),
-        lambda answers: rest_s(
-            waiters.sojourn.wait_ms(),
-            sum(isinstance(answer, Accepted) for answer in answers) / settings.api.batch_max,
-        ),
-    )
+    intake = _open_batcher(settings, make_work, levels, waiters)
     waiters.start()
     refreshing = asyncio.create_task(keys.keep_fresh())
     try:
@@ -173,6 +163,23 @@ async def assemble(
         await asyncio.gather(intake.drain(), desk.drain())
         for part in (intake, desk, waiters):
             part.close()
+
+
+def _open_batcher(
+    settings: Settings, make_work: MakeWork, levels: LevelBook, waiters: Waiters
+) -> Batcher[Posted, Answer]:
+    """Make the intake's batcher; it rests after full batches while outcomes are late."""
+    return Batcher(
+        "intake",
+        make_work,
+        _Excuses(),
+        _bounds(settings),
+        functools.partial(_observe, levels),
+        lambda answers: rest_s(
+            waiters.sojourn.wait_ms(),
+            sum(isinstance(answer, Accepted) for answer in answers) / settings.api.batch_max,
+        ),
+    )
 
 
 class _Excuses:

@@ -63,8 +63,8 @@ def test_every_unit_it_copies_or_starts_exists() -> None:
 @pytest.mark.parametrize(
     ("apis", "workers", "told"),
     [
-        (VALUES["api"]["replicas"], VALUES["worker"]["replicas"], 29),
-        (VALUES["keda"]["api"]["maxReplicas"], VALUES["keda"]["worker"]["maxReplicas"], 71),
+        (VALUES["api"]["replicas"], VALUES["worker"]["replicas"], 33),
+        (VALUES["keda"]["api"]["maxReplicas"], VALUES["keda"]["worker"]["maxReplicas"], 87),
     ],
 )
 def test_connections_are_counted_as_the_doctor_counts_them(
