@@ -138,8 +138,9 @@ def test_an_intent_can_be_followed_from_its_gateway_to_its_commit(
     add_gateway(world.dsn)
     api = settings(world, tmp_path, "api", api={"processes": 2})
     with (
-        process("worker", settings(world, tmp_path, "worker"), tmp_path),
         process("api", api, tmp_path) as log,
+        # Told to stop as soon as the last outcome is out: what it has to tell is told all the same.
+        process("worker", settings(world, tmp_path, "worker"), tmp_path),
     ):
         port = port_in(log)
         reply = post(port, f"00-{TRACE}-{PARENT}-01", "k-1", prefer="wait=30")
