@@ -109,19 +109,18 @@ def _deployment(
 
 def _own_pages(settings: Settings, api: str) -> dict[str, str]:
     """Return the metrics pages that the settings name on this machine."""
-    processes = {
-        "worker": settings.worker.metrics_port,
-        "redispatcher": settings.redispatcher.metrics_port,
-        "governor": settings.governor.metrics_port,
-        "relay": settings.relay.metrics_port,
+    ports = {
+        process: getattr(getattr(settings, process), "metrics_port", 0)
+        for process in settings.__struct_fields__
     }
-    own = {name: f"http://127.0.0.1:{port}/metrics" for name, port in processes.items() if port}
+    own = {name: f"http://127.0.0.1:{port}/metrics" for name, port in ports.items() if port}
     return {"api": f"{api}/metrics", **own}
 
 
 def _told(step: Step, result: Result) -> str:
     words = f"\n{indent(step.words, '  ')}\n" if step.words else ""
-    head = indent(step.asked, "  > " if step.kind == "sh" else f"  {step.kind}> ")
+    prompt = "  > " if step.kind == "sh" else f"  {step.kind}> "
+    head = prompt + indent(step.asked, " " * len(prompt)).lstrip()
     mark = "" if result.status == "ran" else f"  [{result.status.replace('_', ' ')}]"
     return f"{words}\n{head}{mark}\n{indent(result.output, '      ')}"
 

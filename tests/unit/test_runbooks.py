@@ -14,8 +14,9 @@ import click
 import pytest
 
 from config.catalogue import metrics
-from config.settings import Settings
+from config.settings import Relay, Settings
 from deploy.cli import faults, main
+from deploy.cli import runbook as runbook_module
 from deploy.cli.root import cli
 from deploy.cli.target import Invocation
 from deploy.monitoring import objectives
@@ -261,3 +262,12 @@ def test_where_no_cluster_runs_it_says_so(tmp_path: Path, capsys: Captured) -> N
     assert run("runbook", "LedgerDrift", "--data", str(tmp_path)) == faults.UNREACHABLE
     assert run("scrape-targets", "--data", str(tmp_path)) == faults.UNREACHABLE
     assert "no cluster runs on" in capsys.readouterr().err
+
+
+def test_metrics_pages_are_those_whose_ports_are_set() -> None:
+    """On this machine, beside the API's own."""
+    settings = Settings(relay=Relay(metrics_port=9105))
+    assert runbook_module._own_pages(settings, "http://127.0.0.1:8080") == {
+        "api": "http://127.0.0.1:8080/metrics",
+        "relay": "http://127.0.0.1:9105/metrics",
+    }
