@@ -236,6 +236,17 @@ class Meters(Collector):
                 yield family
 
 
+def readings(name: str) -> dict[tuple[str, ...], float]:
+    """Return what a counter or gauge stands at, by its labels' values, of the whole family."""
+    found = {}
+    for series in _series.values():
+        if series.metric.name == name:
+            value = _value(series)
+            if value is not None:
+                found[series.labels] = value
+    return found
+
+
 def family_of(known: Metric) -> Family:
     """Return an empty family for a metric of the catalogue."""
     labels = tuple(known.labels)
@@ -263,13 +274,20 @@ def _add(family: Family, series: _Series) -> None:
     known = series.metric
     if known.kind == "histogram":
         return _add_histogram(family, series)
-    values = [value for value in _memory.read(series.place) if not math.isnan(value)]
-    if not values:
+    value = _value(series)
+    if value is None:
         return
-    value = max(values) if known.across == "max" else sum(values)
     named = any(not listed for listed in known.labels.values())
     if value or not (named and known.kind == "counter"):
         family.add_metric(series.labels, value)  # type: ignore[attr-defined]
+
+
+def _value(series: _Series) -> float | None:
+    """Put together what every process of the family says; None: none of them knows."""
+    values = [value for value in _memory.read(series.place) if not math.isnan(value)]
+    if not values:
+        return None
+    return max(values) if series.metric.across == "max" else sum(values)
 
 
 def _add_histogram(family: Family, series: _Series) -> None:

@@ -55,6 +55,7 @@ class Sojourn:
 
     def __init__(self) -> None:
         self._mean_ms: float | None = None
+        self._heard_at = float("-inf")  # monotonic; the last announcement with a sojourn time
         self._unheard_since: float | None = (
             None  # monotonic; acceptance after the last announcement
         )
@@ -69,6 +70,7 @@ class Sojourn:
         self._unheard_since = None
         if not sojourns_ms:
             return
+        self._heard_at = time.monotonic()
         sample = sum(sojourns_ms) / len(sojourns_ms)
         mean = self._mean_ms
         self._mean_ms = sample if mean is None else mean + _WEIGHT * (sample - mean)
@@ -76,6 +78,16 @@ class Sojourn:
     def wait_ms(self) -> int:
         """Return how long an outcome is likely to take, from acceptance."""
         mean = FALLBACK_MS if self._mean_ms is None else self._mean_ms
-        since = self._unheard_since
-        silent_ms = 0.0 if since is None else (time.monotonic() - since) * 1_000
+        return int(max(mean, self._silent_ms()))
+
+    def true_ms(self, within_s: float) -> int | None:
+        """Return how long outcomes have taken within the last while; None: there were none."""
+        silent_ms = self._silent_ms()
+        mean = self._mean_ms
+        if mean is None or time.monotonic() - self._heard_at > within_s:
+            return int(silent_ms) or None
         return int(max(mean, silent_ms))
+
+    def _silent_ms(self) -> float:
+        since = self._unheard_since
+        return 0.0 if since is None else (time.monotonic() - since) * 1_000

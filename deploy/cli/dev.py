@@ -116,7 +116,12 @@ def _stop_signals(hasten: Callable[[], None]) -> Iterator[_Stop]:
 def _banner(cluster: Cluster, campaign: Path, temporary: bool, took_s: float) -> str:
     where = cluster.endpoints()
     kept = "temporary, removed at the end" if temporary else "kept"
-    api = [f"  API         {where.api}", f"  key         {where.api_key}"] if where.api else []
+    api = [
+        f"  API         {where.api}",
+        f"  console     {where.api}/console",
+        f"  key         {where.api_key}   (for both)",
+    ]
+    api = api if where.api else []
     curl = ["", *_first_intent(where.api, where.api_key, campaign)] if where.api else []
     lines = [
         f"Tidegate runs (up in {took_s:.1f} s). For development: one machine, one database owner.",

@@ -28,10 +28,10 @@ CLOCK_SKEW_S_MAX = 0.5
 FILES_MIN = 8_192  # connections of one API process in a rush, and then some
 # Of each process beside its settings: metrics, operators, a rolling restart.
 _SPARE_CONNECTIONS = 10
-_API_CONNECTIONS = 3  # beside its lanes: look-ups by key, resources, limits
+_API_CONNECTIONS = 3 + 2  # beside its lanes: look-ups by key, resources, limits; the console's
 _CHILD_CONNECTIONS = 2  # a batch's, and one for what must outlive it
 _LOOP_CONNECTIONS = 2 + 3 + 2 + 1  # redispatcher, governor, relay, exporter
-_ROLES = [pool.PRODUCER, pool.WORKER, pool.AUDITOR]
+_ROLES = [pool.PRODUCER, pool.WORKER, pool.AUDITOR, pool.OPERATOR]
 _BROKER_TIMEOUT_S = 3
 
 

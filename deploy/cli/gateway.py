@@ -11,7 +11,7 @@ import click
 from deploy.cli.acting import connected, overlap_option, reason_option, shown_once
 from deploy.cli.output import json_option, show
 from deploy.cli.target import connection_settings, data_option
-from producer.http.auth import SCOPES
+from producer.http.auth import OPERATOR_SCOPES, SCOPES
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -38,8 +38,8 @@ def gateway() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(SCOPES),
-    help="What its keys allow; all of it where none is named.",
+    type=click.Choice((*SCOPES, *OPERATOR_SCOPES)),
+    help="What its keys allow; where none is named, all but the operators'.",
 )
 @rate_option
 @burst_option

@@ -23,7 +23,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"([0-9]{1,6})([smhd])")
-LASTING_MAX = timedelta(days=366)  # longer is a typing error, or no lever's business
 
 
 class Duration(click.ParamType[timedelta]):
@@ -41,6 +40,8 @@ class Duration(click.ParamType[timedelta]):
         if match is None:
             self.fail(f"{value!r} is no duration; write 90s, 30m, 2h or 1d", param, ctx)
         lasting = timedelta(**{_UNITS[match[2]]: int(match[1])})
+        from workers.store.pulling import LASTING_MAX
+
         if not timedelta(0) < lasting <= LASTING_MAX:
             self.fail(f"{value} is not between 1s and {LASTING_MAX.days}d", param, ctx)
         return lasting
@@ -84,9 +85,8 @@ for_option: Callable[[F], F] = click.option(
 def pulling(data: Path | None) -> Iterator[Connection]:
     """Connect as the owner; what a lever refuses is told in a line."""
     settings = connection_settings(data)
-    from deploy.campaigns.applying import BOUNDS
     from workers.store.pool import OWNER, connect
-    from workers.store.pulling import LeverError
+    from workers.store.pulling import BOUNDS, LeverError
 
     with connect(settings.postgres.dsn, OWNER, BOUNDS, name="lever") as connection:
         try:

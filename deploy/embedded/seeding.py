@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploy import campaigns
 from deploy.embedded.errors import EmbeddedError
-from producer.http.auth import SCOPES
+from producer.http.auth import OPERATOR_SCOPES, SCOPES
 from workers.domain.campaign import CampaignFile, parse
 from workers.store import pool
 from workers.store.migrate import migrate
@@ -42,7 +42,7 @@ def seed(dsn: str, applied: Sequence[CampaignFile], api_key: str) -> str:
             _SQL.gateway_ensure,
             {
                 "gateway_id": GATEWAY,
-                "scopes": list(SCOPES),
+                "scopes": [*SCOPES, *OPERATOR_SCOPES],
                 "key_id": GATEWAY,
                 "key_hash": hashlib.sha256(key.encode()).digest(),
             },

@@ -20,6 +20,10 @@ from producer.http.problems import Code, Problem
 _log = structlog.get_logger()
 
 SCOPES = ("intents:write", "intents:read", "coupons:write", "coupons:read", "orders:write")
+# None of a gateway's: whoever watches the whole system sees every tenant's campaigns.
+OPERATE = "operator"  # pull levers, and see
+WATCH = "operator:read"  # see
+OPERATOR_SCOPES = (OPERATE, WATCH)
 
 REFRESH_INTERVAL_S = 3.0  # a revoked key is good for no longer than this, while PostgreSQL answers
 LOOK_INTERVAL_S = 1.0  # between two looks, however many keys are not known

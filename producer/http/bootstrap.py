@@ -12,6 +12,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import redis
+from msgspec.structs import replace
 
 from config.settings import Settings
 from producer import metering
@@ -30,11 +31,14 @@ from producer.wiring import open_intake, open_levels, open_limits
 from workers.contract.celery_app import make_app
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import open_client
-from workers.contract.hints import hint_sender
+from workers.contract.hints import hint_sender, waiting_hints
 from workers.contract.names import gate_names
 from workers.domain.odds import TAKEN_SHARE
+from workers.store import overview
 from workers.store.keys import read_keys
-from workers.store.pool import PRODUCER, WORKER, opener
+from workers.store.overview import Shown
+from workers.store.pool import OPERATOR, PRODUCER, WORKER, connect, opener
+from workers.store.pulling import BOUNDS as OPERATING
 
 MakeWork = Callable[[], Work[Posted, Answer]]
 
@@ -50,8 +54,9 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     codes = CouponCodes(settings.secrets.master, settings.secrets.old_masters)
     limits = open_limits(settings, "api-limits")
     hearing: list[Waiters] = []  # none before they are made
+    broker = make_app(settings)
     publisher = Publisher(
-        hint_sender(make_app(settings), settings.broker.publish_timeout_ms / 1_000),
+        hint_sender(broker, settings.broker.publish_timeout_ms / 1_000),
         batch_max=settings.worker.batch_max,
         unheard_max=settings.api.hints_unheard_max,
         hears=lambda: any(waiters.listening for waiters in hearing),
@@ -75,7 +80,14 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     levels.start()
     publisher.start()
     try:
-        async with assemble(settings, make_intake, codes, publisher.heard, levels) as api:
+        async with assemble(
+            settings,
+            make_intake,
+            codes,
+            publisher.heard,
+            levels,
+            functools.partial(waiting_hints, broker),
+        ) as api:
             hearing.append(api.waiters)
             yield api
     finally:
@@ -91,15 +103,18 @@ async def assemble(
     codes: CouponCodes,
     heard: Callable[[Sequence[bytes]], None] = lambda intent_ids: None,
     levels: LevelBook | None = None,
+    hints: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[Api]:
     """Build the API around any intake; on leaving, answer everything that was taken.
 
-    `heard` is told the ids of every announcement. Without `levels` all is normal for ever.
+    `heard` is told the ids of every announcement. Without `levels` all is normal for ever. `hints`
+    asks the broker how many wait.
     """
     levels = levels or LevelBook()
     desk = Desk(
         opener(settings.postgres, PRODUCER, "api-reads"),
         opener(settings.postgres, WORKER, "api-orders"),
+        lambda: connect(settings.postgres.dsn, OPERATOR, OPERATING, name="api-console"),
         settings.api.accept_timeout_ms,
     )
     keys = Keys(lambda: _load_keys(desk))
@@ -133,6 +148,8 @@ async def assemble(
             levels=levels,
             wait_max_s=settings.api.wait_max_s,
             draining=asyncio.Event(),
+            overview=lambda: desk.oversee(functools.partial(overview.read, shown=_shown(settings))),
+            hints=hints,
         )
     finally:
         refreshing.cancel()
@@ -173,6 +190,12 @@ def _bounds(settings: Settings) -> Bounds:
 def _observe(levels: LevelBook, answers: Sequence[Answer]) -> None:
     metering.count_answers(answers)
     levels.observe(answers)
+
+
+def _shown(settings: Settings) -> Shown:
+    """Show the campaigns that the exporter shows by name; a page bears fewer items than a scrape."""
+    shown = Shown(settings.exporter.campaigns)
+    return replace(shown, campaigns_max=min(shown.campaigns_max, settings.exporter.campaigns_max))
 
 
 def _client(settings: Settings) -> redis.Redis:

@@ -2,7 +2,8 @@
 
 Look-ups of intents are gathered into batches like intents themselves: when a campaign opens,
 thousands poll at once, and one statement answers hundreds. Everything else is one job at a time.
-Payments and cancels have threads of their own: no crowd of readers keeps them waiting.
+Payments and cancels have threads of their own: no crowd of readers keeps them waiting. So have the
+operators, who need their levers most when everything else is full.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from uuid import UUID
 
 import psycopg
 import structlog
+from msgspec.structs import replace
 
 from producer.batcher import Batcher, Bounds
 from producer.http.problems import Code, Problem
@@ -30,6 +32,8 @@ Job = Callable[[Connection], Any]
 # Waiting for a thread; beyond it nobody would wait long enough for the answer.
 _PENDING_MAX: Final = 10_000
 _CONTENTION_ATTEMPTS_MAX: Final = 3
+_OPERATING_PENDING_MAX: Final = 20  # operators are few
+_LEVER_TIMEOUT_MS: Final = 90_000  # beyond what its connection waits for a lock and a dry run
 
 
 class _Failed(Enum):
@@ -101,9 +105,10 @@ class Desk:
         self,
         open_reading: Callable[[], Connection],
         open_changing: Callable[[], Connection],
+        open_operating: Callable[[], Connection],
         timeout_ms: int,
     ) -> None:
-        """`open_reading` connects as the producer, `open_changing` as who may change orders."""
+        """Say how to connect: as the producer, as who may change orders, as an operator."""
 
         def bounds(lanes: int, batch_max: int) -> Bounds:
             return Bounds(lanes, batch_max, _PENDING_MAX, timeout_ms)
@@ -116,6 +121,20 @@ class Desk:
         )
         self._changes: Batcher[Job, Any] = Batcher(
             "changes", lambda: _Jobs(open_changing), _Excuses(), bounds(4, 1)
+        )
+        few = Bounds(1, 1, _OPERATING_PENDING_MAX, timeout_ms)
+        self._overviews: Batcher[Job, Any] = Batcher(
+            "overviews", lambda: _Jobs(open_operating), _Excuses(), few
+        )
+        self._levers: Batcher[Job, Any] = Batcher(
+            "levers",
+            lambda: _Jobs(open_operating),
+            _Excuses(),
+            replace(few, timeout_ms=_LEVER_TIMEOUT_MS),
+        )
+        self._all = (
+            *(self._reader, self._questions, self._changes),
+            *(self._overviews, self._levers),
         )
 
     async def read(self, intent_id: UUID) -> IntentResource | None:
@@ -134,25 +153,39 @@ class Desk:
 
     async def change(self, change: Callable[[Connection], R]) -> R:
         """Run a change that may be repeated safely; raises Problem when its end is not known."""
-        answer = await self._changes.submit(change)
+        return cast(R, _confirmed(await self._changes.submit(change)))
+
+    async def oversee(self, question: Callable[[Connection], R]) -> R:
+        """Run an operator's question; raises Problem when it cannot be answered."""
+        answer = await self._overviews.submit(question)
         if isinstance(answer, _Failed):
-            raise Problem(
-                Code.CHANGE_UNCONFIRMED,
-                "This could not be confirmed. Repeat it as it was: it takes effect once.",
-                accepted="no" if answer is _Failed.UNDONE else "unknown",
-                retry_after_ms=1_000,
-            )
+            raise _unreadable()
         return cast(R, answer)
+
+    async def pull(self, lever: Callable[[Connection], R]) -> R:
+        """Pull a lever that may be pulled twice; raises Problem when its end is not known."""
+        return cast(R, _confirmed(await self._levers.submit(lever)))
 
     async def drain(self) -> None:
         """Take nothing more; return when everything taken is answered."""
-        for batcher in (self._reader, self._questions, self._changes):
+        for batcher in self._all:
             await batcher.drain()
 
     def close(self) -> None:
         """End the threads and their connections."""
-        for batcher in (self._reader, self._questions, self._changes):
+        for batcher in self._all:
             batcher.close()
+
+
+def _confirmed(answer: Any) -> Any:
+    if isinstance(answer, _Failed):
+        raise Problem(
+            Code.CHANGE_UNCONFIRMED,
+            "This could not be confirmed. Repeat it as it was: it takes effect once.",
+            accepted="no" if answer is _Failed.UNDONE else "unknown",
+            retry_after_ms=1_000,
+        )
+    return answer
 
 
 def _unreadable() -> Problem:

@@ -16,7 +16,8 @@ import msgspec
 from producer.http import examples
 from producer.http.calls import JSON_HEADER, Call, Reply
 from producer.http.messages import Messages
-from producer.http.operations import OPERATIONS, Answer, Operation
+from producer.http.operation import Answer, Operation
+from producer.http.operations import OPERATIONS
 from producer.http.problems import Code, FieldError, Problem, ProblemBody
 from producer.http.problems import render as render_problem
 from workers.domain.overload import Level

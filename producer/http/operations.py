@@ -3,78 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from producer.console import described
 from producer.http import decoding, examples, render
+from producer.http.operation import (
+    BODIED,
+    CHANGED,
+    JSON,
+    NDJSON,
+    POLLED,
+    POSTED,
+    READ,
+    TEXT,
+    UNREAD,
+    WHO,
+    Answer,
+    Operation,
+)
 from producer.http.parameters import INTENT_ID, LAST_EVENT_ID, ORDER_ID, POSTING, READING, Field
 from producer.http.problems import Code
 from workers.domain.intent import IssuanceIntent, OrderIntent
-
-JSON: Final = "application/json"
-NDJSON: Final = "application/x-ndjson"
-TEXT: Final = "text/plain"
-
-
-class Answer(NamedTuple):
-    """A good answer. `example` is its body, as JSON or as text.
-
-    `others` are the shapes it may have instead, each with an example. Without a media type there is
-    no body.
-    """
-
-    status: int
-    description: str
-    media_type: str = ""
-    schema: type | dict[str, Any] = {}  # noqa: RUF012 - nobody writes into it
-    example: Any = None
-    headers: tuple[str, ...] = ()
-    others: tuple[tuple[type, Any], ...] = ()
-
-
-class Operation(NamedTuple):
-    """One method of one path. `body` gives the shape and an example for each media type.
-
-    `scope` is the one that the gateway's key needs; "" is any key, None is anybody.
-    """
-
-    name: str
-    method: str
-    path: str
-    summary: str
-    scope: str | None
-    answers: Sequence[Answer]
-    problems: Sequence[Code] = ()
-    fields: Sequence[Field] = ()
-    body: dict[str, tuple[type | dict[str, Any], Any]] | None = None
-    body_required: bool = True
-
-
-_UNREAD: Final = (Code.MALFORMED_BODY, Code.INVALID_FIELD, Code.INVALID_PARAMETER)
-_KEYED: Final = (*_UNREAD, Code.IDEMPOTENCY_KEY_MISSING, Code.IDEMPOTENCY_KEY_INVALID)
-_BODIED: Final = (Code.BODY_TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE)
-_WHO: Final = (Code.UNAUTHENTICATED, Code.SCOPE_MISSING)
-_READ: Final = (*_WHO, Code.INVALID_PARAMETER, Code.READING_UNAVAILABLE)
-_POLLED: Final = (*_READ, Code.NOT_FOUND, Code.QUOTA_EXCEEDED, Code.REDUCED_CAPACITY)
-_POSTED: Final = (
-    *_KEYED,
-    *_BODIED,
-    *_WHO,
-    Code.IDEMPOTENCY_CONFLICT,
-    Code.QUOTA_EXCEEDED,
-    Code.REDUCED_CAPACITY,
-    Code.INTAKE_FULL,
-    Code.DEPENDENCY_UNAVAILABLE,
-    Code.OUTCOME_UNKNOWN,
-    Code.READING_UNAVAILABLE,
-)
-_CHANGED: Final = (
-    *_UNREAD,
-    *_WHO,
-    Code.NOT_FOUND,
-    Code.BODY_TOO_LARGE,
-    Code.READING_UNAVAILABLE,
-    Code.CHANGE_UNCONFIRMED,
-)
 
 _ACCEPTED: Final = Answer(
     202,
@@ -121,7 +70,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             _ACCEPTED,
             _decided(examples.COMMITTED),
         ),
-        _POSTED,
+        POSTED,
         POSTING,
         {JSON: (OrderIntent, examples.ORDER_INTENT)},
     ),
@@ -132,7 +81,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "Ask what a key is bound to",
         "intents:read",
         (Answer(200, "The intent.", JSON, render.IntentView, examples.COMMITTED),),
-        _POLLED,
+        POLLED,
         (
             Field("user_id", "query", "The intent's user.", {"type": "string"}, required=True),
             Field("idempotency_key", "query", "Its key, bare.", {"type": "string"}, required=True),
@@ -155,7 +104,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
                 [{"status_code": 202, **examples.RECEIPT}],
             ),
         ),
-        (*_UNREAD, *_BODIED, *_WHO, Code.READING_UNAVAILABLE),
+        (*UNREAD, *BODIED, *WHO, Code.READING_UNAVAILABLE),
         READING,
         {
             JSON: ({"type": "array", "maxItems": 500, "minItems": 1}, [examples.KEYED_INTENT]),
@@ -169,7 +118,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "Ask what became of an intent",
         "intents:read",
         (Answer(200, "The intent.", JSON, render.IntentView, examples.REFUSED),),
-        _POLLED,
+        POLLED,
         (INTENT_ID, *READING),
     ),
     Operation(
@@ -189,7 +138,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             ),
             Answer(204, "`Last-Event-ID` is the outcome's: there is no more, and no need to ask."),
         ),
-        (*_READ, Code.NOT_FOUND, Code.REDUCED_CAPACITY),
+        (*READ, Code.NOT_FOUND, Code.REDUCED_CAPACITY),
         (
             INTENT_ID,
             LAST_EVENT_ID,
@@ -206,7 +155,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             _ACCEPTED,
             _decided(examples.ISSUED),
         ),
-        (*_POSTED, Code.ISSUANCE_PAUSED),
+        (*POSTED, Code.ISSUANCE_PAUSED),
         POSTING,
         {JSON: (IssuanceIntent, examples.ISSUANCE_INTENT)},
     ),
@@ -225,7 +174,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
                 examples.USER_COUPONS,
             ),
         ),
-        (*_READ, Code.NOT_FOUND),
+        (*READ, Code.NOT_FOUND),
         (
             Field("user_id", "path", "The user.", {"type": "string"}, required=True),
             *READING,
@@ -243,7 +192,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             ),
         ),
         (
-            *_CHANGED,
+            *CHANGED,
             Code.UNSUPPORTED_MEDIA_TYPE,
             Code.AMOUNT_WRONG,
             Code.PAYMENT_TOO_LATE,
@@ -259,7 +208,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "Cancel an order: stock, coupon and budget are returned, once",
         "orders:write",
         (Answer(200, "Cancelled: the intent.", JSON, render.IntentView, examples.CANCELLED),),
-        (*_CHANGED, Code.NOT_CANCELLABLE),
+        (*CHANGED, Code.NOT_CANCELLABLE),
         (ORDER_ID, *READING),
         {JSON: (decoding.Cancel, {})},
         body_required=False,
@@ -306,6 +255,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             *READING,
         ),
     ),
+    *described.OPERATIONS,
     Operation(
         "getLivez",
         "get",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from producer.console.page import get_console, get_console_file
+from producer.console.pulling import post_issuance, post_level, post_merchant
+from producer.console.watching import get_summary, get_summary_stream
 from producer.http.batch import post_batch
 from producer.http.calls import Handler
 from producer.http.coupons import get_coupons
@@ -28,6 +31,13 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "/v1/orders/{order_id}/cancel": {"POST": post_cancel},
     "/v1/status": {"GET": get_status},
     "/v1/status/stream": {"GET": get_status_stream},
+    "/v1/operator/summary": {"GET": get_summary},
+    "/v1/operator/summary/stream": {"GET": get_summary_stream},
+    "/v1/operator/level": {"POST": post_level},
+    "/v1/operator/campaigns/{campaign_id}/issuance": {"POST": post_issuance},
+    "/v1/operator/merchants/{merchant_id}": {"POST": post_merchant},
+    "/console": {"GET": get_console},
+    "/console/{file}": {"GET": get_console_file},
     "/livez": {"GET": get_livez},
     "/readyz": {"GET": get_readyz},
     "/metrics": {"GET": get_metrics},

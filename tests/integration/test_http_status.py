@@ -203,6 +203,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             codes=cast(Any, None),
             wait_max_s=30,
             draining=asyncio.Event(),
+            overview=cast(Any, None),
+            hints=cast(Any, None),
             levels=book,
         )
         yield world.api

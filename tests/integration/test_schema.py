@@ -12,7 +12,7 @@ from tests.factories import add_campaign, give_coupons, one, open_shop, owner
 from workers.contract.ids import uuid7
 from workers.domain.intent import Line
 from workers.store import audit, migrate
-from workers.store.pool import AUDITOR, PRODUCER, WORKER, Bounds, Connection, connect
+from workers.store.pool import AUDITOR, OPERATOR, PRODUCER, WORKER, Bounds, Connection, connect
 
 ID = f"'{uuid7()}'"
 
@@ -52,6 +52,7 @@ MAY: dict[str, dict[str, str]] = {
         "DELETE": "open_intents claims redemptions",
     },
     AUDITOR: {"INSERT": "", "UPDATE": "", "DELETE": ""},
+    OPERATOR: {"INSERT": "operator_actions", "UPDATE": "campaigns merchants", "DELETE": ""},
 }
 # Columns that a role may not update in a table some other column of which it may.
 KEPT = {
@@ -93,7 +94,7 @@ def test_a_worker_changes_only_the_columns_that_change(table, dsn):
             assert row == (False,), column
 
 
-@pytest.mark.parametrize("role", [WORKER, AUDITOR])
+@pytest.mark.parametrize("role", [WORKER, AUDITOR, OPERATOR])
 def test_nobody_but_the_api_reads_the_gateways_keys(role, dsn):
     """A key's hash is of no use to who decides or audits."""
     with connect(dsn, role, Bounds(), name="test") as connection:

@@ -64,7 +64,7 @@ def test_every_body_has_an_example_of_its_shape() -> None:
         for operation in methods.values()
         for content in operation.get("requestBody", {"content": {}})["content"].values()
     ]
-    assert len(bodies) == 6
+    assert len(bodies) == 9
     for content in bodies:
         _check(content["example"], content["schema"])
 

@@ -83,3 +83,17 @@ def test_the_intake_rests_for_what_it_accepted_only() -> None:
     """A refusal leaves workers nothing to do; those behind it are answered at once."""
     assert rest_s(60_000, 0.5) == REST_S_MAX / 2
     assert rest_s(60_000, 0.0) == 0.0
+
+
+def test_what_outcomes_truly_took_is_known_for_a_while_only() -> None:
+    """An idle evening later it says nothing of now; one that is not heard of shows as it waits."""
+    sojourn = Sojourn()
+    assert sojourn.true_ms(15) is None
+    sojourn.heard([120.0])
+    assert sojourn.true_ms(15) == 120
+    sojourn._heard_at -= 16
+    assert sojourn.true_ms(15) is None
+    sojourn.accepted()
+    assert sojourn._unheard_since is not None
+    sojourn._unheard_since -= 2
+    assert 2_000 <= (sojourn.true_ms(15) or 0) < 10_000

@@ -95,6 +95,20 @@ def test_gauges_of_several_processes_are_added_or_the_largest_is_shown() -> None
     assert value(text, "tidegate_outcomes_heard") == 1
 
 
+def test_readings_are_what_the_whole_family_counted() -> None:
+    """By labels; a gauge that nobody knows is not among them."""
+    text = run(
+        COUNTED
+        + BEAR
+        + "heard = meters.gauge('tidegate_outcomes_heard')\n"
+        + "answers = meters.counters('tidegate_intents_answered_total')\nmeters.share(2)\n"
+        + "for place in range(2): bear(place, lambda: answers['accepted'].inc(5))\n"
+        + "found = meters.readings('tidegate_intents_answered_total')\n"
+        + "print(found[('accepted',)], found[('limited',)], meters.readings('tidegate_outcomes_heard'))"
+    )
+    assert text.split() == ["10.0", "0.0", "{}"]
+
+
 def test_a_series_that_comes_after_the_fork_is_a_mistake() -> None:
     """It would have no place in the others' memory."""
     with pytest.raises(AssertionError, match="before the memory is shared"):

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from workers.domain.overload import Level
 from workers.store.pool import Connection
-from workers.store.pulling import LeverError, Pull, Touched, counts, record
+from workers.store.pulling import LeverError, Pull, Touched, counts, record, repeated
 from workers.store.sql import queries
 
 _SQL = queries("levels")
@@ -38,6 +38,7 @@ class LevelChange(Struct, frozen=True, kw_only=True):
     before: LevelOrder | None
     touched: Touched | None = None
     campaigns: int | None = None  # open now; counted in a dry run
+    repeated: bool = False  # it was done before, by the same key
 
 
 def read_level(connection: Connection) -> LevelOrder | None:
@@ -56,6 +57,8 @@ def order_level(
     with connection.transaction(force_rollback=pull.dry_run):
         connection.execute(_SQL.level_lock)
         before = read_level(connection)
+        if repeated(connection, pull, f"level {level}", "level"):
+            return _standing(before)
         lasting_ms = None if lasting is None else lasting // timedelta(milliseconds=1)
         row = connection.execute(
             _SQL.level_put, {"level": level.value, "reason": pull.reason, "for_ms": lasting_ms}
@@ -73,6 +76,8 @@ def lift_level(connection: Connection, pull: Pull) -> LevelChange:
     with connection.transaction(force_rollback=pull.dry_run):
         connection.execute(_SQL.level_lock)
         before = read_level(connection)
+        if repeated(connection, pull, "level open", "level"):
+            return _standing(before)
         if before is not None:
             connection.execute(_SQL.level_lift)
             record(connection, pull, "level open", "level", before=before)
@@ -85,6 +90,10 @@ def order_of(row: tuple[Any, ...]) -> LevelOrder:
     """Read an order from its columns: level, reason, ordered_at, until."""
     level, reason, ordered_at, until = row
     return LevelOrder(level=Level(level), reason=reason, ordered_at=ordered_at, until=until)
+
+
+def _standing(order: LevelOrder | None) -> LevelChange:
+    return LevelChange(dry_run=False, changed=False, order=order, before=order, repeated=True)
 
 
 def _count(connection: Connection) -> dict[str, Any]:

@@ -18,7 +18,15 @@ from msgspec import Struct
 
 from workers.store import campaigns
 from workers.store.pool import Connection
-from workers.store.pulling import LeverError, Pull, Touched, counts, record
+from workers.store.pulling import (
+    AbsentError,
+    LeverError,
+    Pull,
+    Touched,
+    counts,
+    record,
+    repeated,
+)
 from workers.store.sql import queries
 
 _SQL = queries("levers")
@@ -45,6 +53,7 @@ class Pause(Struct, frozen=True, kw_only=True):
     # Of a merchant: its items, and the units they have on sale. Counted in a dry run.
     items: int | None = None
     units: int | None = None
+    repeated: bool = False  # it was done before, by the same key
 
 
 class TouchedCoupons(Struct, frozen=True, kw_only=True):
@@ -140,11 +149,13 @@ def _pause(
 ) -> Pause:
     where = {f"{what.noun}_id": subject}
     counted = what.count(connection, where) if pull.dry_run else {}
+    action = f"{what.noun} {what.pausing}"
     with connection.transaction(force_rollback=pull.dry_run):
-        _read(connection, what.read, where, _absent(what.noun, subject))
+        standing = _read(connection, what.read, where, _absent(what.noun, subject))
+        if repeated(connection, pull, action, f"{what.noun}:{subject}"):
+            return _standing(subject, *standing)
         ends = _instant(connection, until)
         connection.execute(what.pause, {**where, "until": ends, "reason": pull.reason})
-        action = f"{what.noun} {what.pausing}"
         record(connection, pull, action, f"{what.noun}:{subject}", until=ends)
     return Pause(
         subject=subject,
@@ -160,11 +171,14 @@ def _pause(
 def _resume(connection: Connection, what: _Pausable, subject: str, pull: Pull) -> Pause:
     where = {f"{what.noun}_id": subject}
     counted = what.count(connection, where) if pull.dry_run else {}
+    action = f"{what.noun} {what.resuming}"
     with connection.transaction(force_rollback=pull.dry_run):
-        paused, *_ = _read(connection, what.read, where, _absent(what.noun, subject))
+        standing = _read(connection, what.read, where, _absent(what.noun, subject))
+        if repeated(connection, pull, action, f"{what.noun}:{subject}"):
+            return _standing(subject, *standing)
+        paused, *_ = standing
         if paused:
             connection.execute(what.resume, where)
-            action = f"{what.noun} {what.resuming}"
             record(connection, pull, action, f"{what.noun}:{subject}")
     return Pause(
         subject=subject,
@@ -174,6 +188,19 @@ def _resume(connection: Connection, what: _Pausable, subject: str, pull: Pull) -
         until=None,
         reason=None,
         **counted,
+    )
+
+
+def _standing(subject: str, paused: bool, until: datetime | None, reason: str | None) -> Pause:
+    """Tell how it stands, to who sends again what was done already."""
+    return Pause(
+        subject=subject,
+        dry_run=False,
+        changed=False,
+        paused=paused,
+        until=until if paused else None,
+        reason=reason if paused else None,
+        repeated=True,
     )
 
 
@@ -301,7 +328,7 @@ def _read(
 ) -> tuple[Any, ...]:
     row = connection.execute(query, where).fetchone()
     if row is None:
-        raise LeverError(otherwise)
+        raise AbsentError(otherwise)
     return row
 
 

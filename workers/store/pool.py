@@ -19,6 +19,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 PRODUCER = "tidegate_producer"
 WORKER = "tidegate_worker"
 AUDITOR = "tidegate_auditor"
+OPERATOR = "tidegate_operator"  # the console: watches, and pulls levers
 OWNER: str | None = None  # the login itself: migrations and operator commands
 
 

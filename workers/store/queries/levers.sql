@@ -1,6 +1,11 @@
 -- clock_read --
 SELECT clock_timestamp()
 
+-- pull_read --
+-- What one actor used a key for.
+SELECT action, subject FROM operator_actions
+WHERE actor = %(actor)s AND detail ? 'idempotency_key' AND detail ->> 'idempotency_key' = %(key)s
+
 -- issuance_read --
 SELECT issuance_paused_at IS NOT NULL
            AND (issuance_resume_at IS NULL OR issuance_resume_at > clock_timestamp()),
