@@ -66,7 +66,7 @@ def page(devtools: str, width: int = 1280, height: int = 800, **media: str) -> I
     asked = urllib.request.Request(f"http://{devtools}/json/new?about:blank", method="PUT")
     with urllib.request.urlopen(asked, timeout=ANSWER_TIMEOUT_S) as answer:
         target = json.load(answer)
-    with connect(target["webSocketDebuggerUrl"], max_size=None) as connection:
+    with _attached(target["webSocketDebuggerUrl"]) as connection:
         opened = Page(connection)
         for domain in ("Page", "Runtime", "Log", "Network"):
             opened.call(f"{domain}.enable")
@@ -76,6 +76,12 @@ def page(devtools: str, width: int = 1280, height: int = 800, **media: str) -> I
         opened.call("Emulation.setEmulatedMedia", features=features)
         yield opened
         opened.call("Page.close")
+
+
+def _attached(url: str) -> ClientConnection:
+    # Events pile up unread between two calls: they must neither stop the reading nor look like a
+    # peer that is gone.
+    return connect(url, max_size=None, max_queue=None, ping_interval=None)
 
 
 class Page:

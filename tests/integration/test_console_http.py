@@ -190,9 +190,11 @@ def test_a_key_is_for_one_lever_and_of_one_gateway(api: Served) -> None:
 
 
 def test_a_dry_run_binds_no_key(api: Served) -> None:
-    """Whoever shows what it does may do it by the same key."""
+    """Whoever shows what it does may do it by the same key, and look again."""
     assert pull(api, LEVEL, {**CLOSE, "dry_run": True}, key="k").status_code == 200
     assert pull(api, LEVEL, CLOSE, key="k").json()["changed"] is True
+    shown = pull(api, LEVEL, {**CLOSE, "dry_run": True}, key="k").json()
+    assert (shown["changed"], shown["repeated"], shown["campaigns"]) == (True, False, 1)
 
 
 @pytest.mark.parametrize(
