@@ -73,6 +73,8 @@ def test_a_campaign_counts_from_zero_before_anything_happened() -> None:
     found = shown(Reading(figures=quiet))
     assert found["tidegate_intents_committed_total", ("spring", "order")] == 0
     assert found["tidegate_coupons_issued_total", ("spring",)] == 0
+    given_up = ("spring", "issuance", "could_not_be_processed")
+    assert found["tidegate_intents_refused_total", given_up] == 0
 
 
 def test_stock_and_budget_are_shown_by_state() -> None:

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric as Family
 
 from config.catalogue import metric
 from config.meters import family_of
+from workers.domain.outcome import Refusal
 from workers.store.figures import Figures
 
 OTHER = "other"  # every campaign that is not shown by name
@@ -85,7 +86,9 @@ def _of_tallies(found: Figures, names: Iterable[str]) -> dict[str, Series]:
     redeemed: Counter[tuple[str, ...]] = Counter()
     # A counter that begins when its first event has happened has no increase to show.
     for name in names:
-        committed.update({(name, "order"): 0, (name, "issuance"): 0})
+        for kind in ("order", "issuance"):
+            committed[name, kind] += 0
+            refused[name, kind, Refusal.COULD_NOT_BE_PROCESSED] += 0  # one of them wakes somebody
         issued[(name,)] += 0
         redeemed[(name,)] += 0
     for tally in found.tallies:
