@@ -317,8 +317,9 @@ def test_a_wait_that_ends_in_a_timeout_blames_nobody(
 
 def test_a_short_wait_is_waited_out(world: World) -> None:
     """Contention is repeated a few times before it is an outage."""
-    ids = _accept(world, _users(5))
     processor = world.processor(bounds=Bounds(lock_timeout_ms=30))
+    processor.run([])  # its connections are open before the lock is held
+    ids = _accept(world, _users(5))
     with psycopg.connect(world.dsn) as holder:
         holder.execute("SELECT FROM tidegate.stock FOR UPDATE")
         release = lambda: (time.sleep(0.08), holder.rollback())  # noqa: E731
