@@ -150,6 +150,8 @@ def test_a_list_is_read_from_words_or_json(text: str) -> None:
         ({"BROKER__URL": "http://h"}, "broker.url"),
         ({"API__PENDING_MAX": "10"}, "api.pending_max"),
         ({"VALKEY__TIMEOUT_MS": "5000"}, "valkey.timeout_ms"),
+        ({"GOVERNOR__WAIT_MAX_MS": "2849"}, "governor.wait_max_ms"),
+        ({"GOVERNOR__INTERVAL_MS": "2000"}, "governor.lease_ms"),
         ({"FAILPOINTS": "publish.before=kill"}, "failpoints"),
     ],
 )
