@@ -4,10 +4,11 @@
 
 Each order is one POST of one intent, with two lines and a coupon of its own, over 1,000 connections
 in a closed loop, through a whole embedded Tidegate on real PostgreSQL with fsync. Some keys are sent
-twice, as people do. Coupons are issued in bulk before each chunk of orders. May be stopped at any
-time, by Ctrl-C or worse: the same command goes on where it was. Exits 0 when the audit is clean and
-every planned order is in the tables exactly once, 1 when not, 2 when it could not be run, 130 on
-Ctrl-C. Writes `records/campaign.json` at the end of a run of a million orders or more.
+twice, as people do. Coupons are issued in bulk before each chunk of orders. After the audit the
+full tables are measured beside empty ones. May be stopped at any time, by Ctrl-C or worse: the same
+command goes on where it was. Exits 0 when the audit is clean and every planned order is in the
+tables exactly once, 1 when not, 2 when it could not be run, 130 on Ctrl-C.
+Writes `records/campaign.json` at the end of a run of a million orders or more.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from deploy.campaigns.couponfile import CouponFileError
 from deploy.embedded.cluster import Cluster
 from deploy.embedded.errors import EmbeddedError
 from deploy.load import profile
-from tests.benchmarks import campaign_report, records
+from tests.benchmarks import campaign_beside, campaign_report, records
 from tests.benchmarks.campaign_chunk import ChunkError, Watcher, Way, forget_coupons, perform
 from tests.benchmarks.campaign_log import (
     Beat,
     CampaignLog,
     CampaignLogError,
+    Compared,
     Ended,
     Session,
     Wish,
@@ -43,6 +45,7 @@ from tests.benchmarks.campaign_report import Summary
 from tests.benchmarks.campaign_screen import CampaignScreen
 from tests.benchmarks.campaign_tables import CampaignTables, UndecidedError
 from tests.benchmarks.machine import read_machine
+from tests.benchmarks.measuring import MeasurementError
 from tests.benchmarks.world import CAMPAIGN
 from workers.store import audit
 from workers.store.pool import AUDITOR
@@ -57,6 +60,7 @@ _LOG = "campaign.jsonl"
 _FAILURES = (
     CampaignLogError,
     ChunkError,
+    MeasurementError,
     UndecidedError,
     EmbeddedError,
     IssuingError,
@@ -116,13 +120,31 @@ def _parser() -> argparse.ArgumentParser:
 def _run(log: CampaignLog, wish: Wish, data: Path, given: argparse.Namespace) -> Summary:
     """Do all chunks that are not done, then the end. A run that has ended is only told again."""
     standing = log.standing
-    if standing.ended is None:
+    if standing.ended is None or standing.beside is None:
         _check_space(data, wish.orders - standing.orders)
-        log.append(Session(at=datetime.now(UTC)))
         cluster = Cluster(data / "cluster", workers=given.workers, campaign=CAMPAIGN, on_event=_say)
         with CampaignScreen(wish.orders, standing.orders, standing.elapsed_s) as screen:
-            _perform(log, wish, cluster, screen, given.connections, data)
+            screen.say("starting PostgreSQL, Valkey, the API and the workers")
+            with cluster:
+                if standing.ended is None:
+                    log.append(Session(at=datetime.now(UTC)))
+                    _perform(log, wish, cluster, screen, given.connections, data)
+                _compare(log, cluster, screen, given.connections)
+                _record(log, cluster, screen)
     return campaign_report.summarise(standing)
+
+
+def _compare(log: CampaignLog, cluster: Cluster, screen: CampaignScreen, connections: int) -> None:
+    screen.say("the full tables beside empty ones")
+    beside = campaign_beside.compare(cluster, log.standing.orders, connections, screen.say)
+    log.append(Compared(at=datetime.now(UTC), beside=beside))
+
+
+def _record(log: CampaignLog, cluster: Cluster, screen: CampaignScreen) -> None:
+    if log.standing.orders >= RECORDED_FROM:
+        machine = read_machine(cluster.dsn, cluster.valkey_url)
+        campaign_report.write(records.CAMPAIGN, log.standing, machine)
+        screen.say(f"written: {records.CAMPAIGN}")
 
 
 def _perform(
@@ -137,8 +159,7 @@ def _perform(
     standing = log.standing
     if standing.sessions > 1:
         screen.say(f"going on after {standing.orders:,} of {wish.orders:,} orders")
-    screen.say("starting PostgreSQL, Valkey, the API and the workers")
-    with cluster, CampaignTables(cluster.dsn) as tables:
+    with CampaignTables(cluster.dsn) as tables:
         shown = _Shown(log, screen, tables, began)
         way = Way(cluster, tables, data, connections, shown)
         for number in range(len(standing.chunks), wish.chunks):
@@ -152,10 +173,6 @@ def _perform(
             )
             gc.collect()
         _end(log, cluster, tables, screen, began)
-        if wish.orders >= RECORDED_FROM:
-            machine = read_machine(cluster.dsn, cluster.valkey_url)
-            campaign_report.write(records.CAMPAIGN, standing, machine)
-            screen.say(f"written: {records.CAMPAIGN}")
 
 
 def _end(

@@ -17,6 +17,8 @@ from typing import Self
 import msgspec
 from msgspec import Struct, field
 
+from tests.benchmarks.campaign_beside import Beside
+
 
 class CampaignLogError(Exception):
     """A log that cannot be gone on with; the message says why and what to do."""
@@ -97,7 +99,14 @@ class Ended(Struct, frozen=True, kw_only=True, tag="ended"):
     violated: list[str]
 
 
-Entry = Wish | Session | Beat | Chunk | Ended
+class Compared(Struct, frozen=True, kw_only=True, tag="compared"):
+    """After the end: the full tables beside empty ones."""
+
+    at: datetime
+    beside: Beside
+
+
+Entry = Wish | Session | Beat | Chunk | Ended | Compared
 
 _decode = msgspec.json.Decoder(Entry).decode
 _encode = msgspec.json.Encoder().encode
@@ -109,6 +118,7 @@ class Standing(Struct):
     wish: Wish | None = None
     chunks: list[Chunk] = field(default_factory=list)
     ended: Ended | None = None
+    beside: Beside | None = None
     sessions: int = 0
     elapsed_s: float = 0.0  # of all sessions but the present
     #: Seconds of sending that sessions spent on the chunk that is next, and did not finish.
@@ -141,6 +151,8 @@ class Standing(Struct):
             case Ended():
                 self.ended = entry
                 self._session_s = entry.session_s
+            case Compared():
+                self.beside = entry.beside
 
     @property
     def all_in_s(self) -> float:

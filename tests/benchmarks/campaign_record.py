@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
+from tests.benchmarks.campaign_beside import TURNS
 from tests.benchmarks.campaign_report import Record
 
 WHOLE = 10_000_000
@@ -27,22 +29,26 @@ def minutes(record: Record | None) -> float | None:
 
 
 def growth(record: Record | None) -> float | None:
-    """Return the rate of the last of ten million orders over that of the first."""
-    if record is None or record.summary.orders < WHOLE:
+    """Return the rate with ten million orders in the tables over that with none, by turns."""
+    if record is None or record.summary.orders < WHOLE or record.summary.beside is None:
         return None
-    return record.summary.growth
+    return record.summary.beside.ratio
 
 
 def growth_text(record: Record | None) -> str:
     """Both sides of the ratio, each with the rows it had."""
     if record is None:
         return ""
-    first, last = record.summary.first, record.summary.last
-    return (
-        f"{first.committed_per_s:,.0f}/s with {first.orders_before:,} orders in the tables and on, "
-        f"{last.committed_per_s:,.0f}/s with {last.orders_before:,} and on; "
+    first, last, beside = record.summary.first, record.summary.last, record.summary.beside
+    run = (
+        f"in the run itself {first.committed_per_s:,.0f}/s with {first.orders_before:,} orders in the "
+        f"tables and on, {last.committed_per_s:,.0f}/s with {last.orders_before:,} and on; "
         f"{record.measured_at.date()}"
     )
+    if beside is None:
+        return run
+    full, empty = median(beside.full_per_s), median(beside.empty_per_s)
+    return f"by turns {full:,.0f}/s full, {empty:,.0f}/s empty (medians of {TURNS}); {run}"
 
 
 def memory_text(record: Record | None) -> str:

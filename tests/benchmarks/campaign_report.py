@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.benchmarks import records
+from tests.benchmarks.campaign_beside import Beside
 from tests.benchmarks.campaign_log import Chunk, Ended, Standing
 from tests.benchmarks.machine import Machine
 
@@ -61,7 +62,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     committed_per_s: float
     first: Stretch
     last: Stretch
-    growth: float  # the last stretch over the first
+    growth: float  # the last stretch over the first, whatever the machine did meanwhile
+    beside: Beside | None = None  # the full tables beside empty ones
     memory_mib: dict[str, Memory]
     memory_flat: dict[str, bool]  # empty of a run that is too short to say
     us_per_order: dict[str, float]
@@ -119,6 +121,7 @@ def summarise(standing: Standing) -> Summary:
         first=first,
         last=final,
         growth=final.committed_per_s / first.committed_per_s,
+        beside=standing.beside,
         memory_mib=memory,
         memory_flat={name: one.flat for name, one in memory.items() if len(chunks) >= _TELLING},
         us_per_order=_us_per_order(chunks),
@@ -196,6 +199,8 @@ def lines(summary: Summary) -> Iterator[str]:
         f"  growth: {_told(summary.first)}, {_told(summary.last)}: {summary.growth:.3f} of the "
         "first speed"
     )
+    if summary.beside is not None:
+        yield f"  {summary.orders:,} orders in the tables beside none: {_turns(summary.beside)}"
     yield "  memory, MiB after warm-up, greatest since, at the end:"
     for name, one in summary.memory_mib.items():
         flat = summary.memory_flat.get(name)
@@ -217,6 +222,12 @@ def lines(summary: Summary) -> Iterator[str]:
 
 def _told(stretch: Stretch) -> str:
     return f"{stretch.committed_per_s:,.0f}/s with {stretch.orders_before:,} orders in the tables"
+
+
+def _turns(beside: Beside) -> str:
+    turns = zip(beside.full_per_s, beside.empty_per_s, strict=True)
+    told = ", ".join(f"{full:,.0f} / {empty:,.0f}" for full, empty in turns)
+    return f"{beside.ratio:.3f} ({told} a second)"
 
 
 def write(path: Path, standing: Standing, machine: Machine) -> Record:

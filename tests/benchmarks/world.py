@@ -40,13 +40,22 @@ class World:
     """An embedded cluster with the benchmark's campaigns; a context manager."""
 
     def __init__(
-        self, *, workers: int = 1, api_processes: int = 1, settings: Settings | None = None
+        self,
+        *,
+        workers: int = 1,
+        api_processes: int = 1,
+        settings: Settings | None = None,
+        cluster: Cluster | None = None,
+        users_from: int = 1,
     ) -> None:
-        """Keep the wishes; entering fulfils them."""
-        self.cluster = Cluster(
+        """Keep the wishes; entering fulfils them.
+
+        `cluster` is one that runs already, and is not entered; users below `users_from` have coupons.
+        """
+        self.cluster = cluster or Cluster(
             api_processes=api_processes, workers=workers, campaign=CAMPAIGN, settings=settings
         )
-        self._users = 1  # the next that was never given a coupon
+        self._users = users_from  # the next that was never given a coupon
         self._runs = 0
         self._last: dict[str, Orders] = {}  # by campaign
 

@@ -14,12 +14,14 @@ from msgspec.structs import replace
 
 from deploy.load import plan
 from tests.benchmarks import campaign, campaign_record, campaign_report
+from tests.benchmarks.campaign_beside import Beside
 from tests.benchmarks.campaign_chunk import GOODS, again, prefix_of, terms
 from tests.benchmarks.campaign_log import (
     Beat,
     CampaignLog,
     CampaignLogError,
     Chunk,
+    Compared,
     Ended,
     Session,
     Standing,
@@ -206,6 +208,18 @@ def test_growth_compares_the_first_orders_with_the_last() -> None:
     assert (first.orders_before, first.orders) == (100_000, 1_000_000)
     assert (last.orders_before, last.orders) == (3_000_000, 1_000_000)
     assert last.committed_per_s / first.committed_per_s == pytest.approx(0.5)
+
+
+def test_full_tables_are_held_against_empty_ones_turn_by_turn() -> None:
+    """A machine that slows down by half between two turns slows both sides of each."""
+    beside = Beside(orders=10_000_000, full_per_s=[9e3, 4.5e3, 8e3], empty_per_s=[1e4, 5e3, 1e4])
+    assert beside.ratio == pytest.approx(0.9)
+    standing = _standing(_chunk(0), _chunk(1), _chunk(2))
+    assert campaign_report.summarise(standing).beside is None
+    standing.take(Compared(at=_NOW, beside=beside))
+    summary = campaign_report.summarise(standing)
+    assert summary.beside == beside
+    assert any("0.900 (9,000 / 10,000" in line for line in campaign_report.lines(summary))
 
 
 def test_memory_is_flat_when_the_end_is_like_the_warm_start() -> None:
