@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -15,18 +13,21 @@ import structlog
 from psycopg import sql
 
 from deploy.embedded.cluster import Cluster
+from tests import programs
 from workers.store.migrate import migrate
 
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
-# Set by CI: what a machine lacks is a failure then, not a skip. It is no setting of ours, so the
-# processes that tests start must not see it.
-REQUIRE_ALL = os.environ.pop("TIDEGATE_REQUIRE_ALL", "") == "1"
-
 _TEMPLATE = "tidegate_template"
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the variable away where tests run; who starts others to run them hands it on."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        programs.forget_variable()
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +41,7 @@ def _logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str, str], str]:
     """Find a program that is no Python package, or skip, or fail where all must be there."""
-
-    def find(name: str, package: str) -> str:
-        path = shutil.which(name)
-        if path is None:
-            say = f"needs {name} on the PATH (Debian: apt-get install {package})"
-            (pytest.fail if REQUIRE_ALL else pytest.skip)(say)
-        return path
-
-    return find
+    return lambda name, package: programs.find(package, name)
 
 
 @pytest.fixture(scope="session")

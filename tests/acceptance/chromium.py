@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import os
-import shutil
 import subprocess
 import time
 import urllib.request
@@ -15,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from websockets.sync.client import ClientConnection, connect
+
+from tests import programs
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowDown": 40}
@@ -27,12 +26,7 @@ ANSWER_TIMEOUT_S = 30
 
 def found() -> str:
     """Where Chromium is; without one the test is skipped, or fails where all must run."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        if os.environ.get("TIDEGATE_REQUIRE_ALL") == "1":
-            pytest.fail("no Chromium: apt-get install --no-install-recommends chromium")
-        pytest.skip("no Chromium here: the console is NOT tested in a browser")
-    return path
+    return programs.find("chromium", *NAMES)
 
 
 @contextmanager

@@ -119,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(log: CampaignLog, wish: Wish, data: Path, given: argparse.Namespace) -> Summary:
     """Do all chunks that are not done, then the end. A run that has ended is only told again."""
-    standing = log.standing
-    if standing.ended is None or standing.beside is None:
+    standing, recorded = log.standing, wish.orders >= RECORDED_FROM
+    if standing.ended is None or (recorded and standing.beside is None):
         _check_space(data, wish.orders - standing.orders)
         cluster = Cluster(data / "cluster", workers=given.workers, campaign=CAMPAIGN, on_event=_say)
         with CampaignScreen(wish.orders, standing.orders, standing.elapsed_s) as screen:
@@ -129,22 +129,19 @@ def _run(log: CampaignLog, wish: Wish, data: Path, given: argparse.Namespace) ->
                 if standing.ended is None:
                     log.append(Session(at=datetime.now(UTC)))
                     _perform(log, wish, cluster, screen, given.connections, data)
-                _compare(log, cluster, screen, given.connections)
-                _record(log, cluster, screen)
+                if recorded:
+                    _compare(log, cluster, screen, given.connections)
     return campaign_report.summarise(standing)
 
 
 def _compare(log: CampaignLog, cluster: Cluster, screen: CampaignScreen, connections: int) -> None:
+    """Hold the full tables against empty ones, and record it all."""
     screen.say("the full tables beside empty ones")
     beside = campaign_beside.compare(cluster, log.standing.orders, connections, screen.say)
     log.append(Compared(at=datetime.now(UTC), beside=beside))
-
-
-def _record(log: CampaignLog, cluster: Cluster, screen: CampaignScreen) -> None:
-    if log.standing.orders >= RECORDED_FROM:
-        machine = read_machine(cluster.dsn, cluster.valkey_url)
-        campaign_report.write(records.CAMPAIGN, log.standing, machine)
-        screen.say(f"written: {records.CAMPAIGN}")
+    machine = read_machine(cluster.dsn, cluster.valkey_url)
+    campaign_report.write(records.CAMPAIGN, log.standing, machine)
+    screen.say(f"written: {records.CAMPAIGN}")
 
 
 def _perform(

@@ -14,7 +14,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -87,10 +87,14 @@ def _once(*arguments: str) -> tuple[int, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def told(cluster: Cluster) -> dict[str, Any]:
-    """What `tidegate top --once --json` says of the cluster."""
-    code, figures = _once("--data", str(cluster.data))
-    assert code == 0
-    return figures
+    """What `tidegate top --once --json` says of the cluster, once the exporter has read it all."""
+    deadline = time.monotonic() + SOON_S
+    while True:
+        code, figures = _once("--data", str(cluster.data))
+        assert code == 0
+        if figures["intents"]["committed"]["total"] in (None, ORDERS + 1):
+            return figures
+        assert time.monotonic() < deadline, figures["intents"]
 
 
 def test_every_process_of_the_cluster_answers(cluster: Cluster, told: dict[str, Any]) -> None:
@@ -239,6 +243,11 @@ def test_it_follows_the_size_of_the_window() -> None:
         assert screen.ended() == 0
 
 
+def sizeless(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what would say a size that is not the terminal's."""
+    return {name: value for name, value in environ.items() if name not in {"COLUMNS", "LINES"}}
+
+
 class Screen:
     """`tidegate top` on a terminal of 80 columns and 24 rows; a context manager."""
 
@@ -252,7 +261,7 @@ class Screen:
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,
-            env={**os.environ, "TERM": term},
+            env={**sizeless(os.environ), "TERM": term},
             start_new_session=True,
         )
 

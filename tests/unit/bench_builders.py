@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from tests.benchmarks.campaign_beside import Beside
 from tests.benchmarks.campaign_log import Chunk, Ended, Standing, Wish
 from tests.benchmarks.campaign_report import Record, summarise
 from tests.benchmarks.goals import Results
@@ -77,8 +78,16 @@ def bench() -> Bench:
     return Bench(MACHINE, results().rows)
 
 
+BESIDE = Beside(orders=10_000_000, full_per_s=[9_600.0] * 3, empty_per_s=[10_000.0] * 3)
+
+
 def campaign(
-    millions: int, *, clean: bool = True, first_s: float = 96.0, last_s: float = 100.0
+    millions: int,
+    *,
+    clean: bool = True,
+    first_s: float = 96.0,
+    last_s: float = 100.0,
+    beside: Beside | None = BESIDE,
 ) -> Record:
     """Make a campaign run of ever slower chunks of a million."""
     step = (last_s - first_s) / max(millions - 1, 1)
@@ -96,7 +105,8 @@ def campaign(
         violated=[] if clean else ["stock"],
     )
     wish = Wish(orders=orders, chunk=1_000_000, seed=1, repeats=0.0)
-    summary = summarise(Standing(wish=wish, chunks=chunks, ended=ended, sessions=1))
+    standing = Standing(wish=wish, chunks=chunks, ended=ended, beside=beside, sessions=1)
+    summary = summarise(standing)
     return Record(
         measured_at=NOW, machine=MACHINE, chunks=chunks, audit_clean=clean, summary=summary
     )

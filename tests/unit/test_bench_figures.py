@@ -120,6 +120,7 @@ def test_every_aim_is_measured_by_a_row() -> None:
 def test_a_part_of_the_campaign_says_nothing_of_ten_million_orders() -> None:
     """Growth and duration are of the whole run, with a clean audit."""
     assert campaign_record.growth(campaign(9)) is None
+    assert campaign_record.growth(campaign(10, beside=None)) is None
     assert campaign_record.minutes(campaign(9)) is None
     assert campaign_record.minutes(campaign(10, clean=False)) is None
     assert campaign_record.growth(campaign(10)) == pytest.approx(0.96)
