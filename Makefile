@@ -30,7 +30,7 @@ demo: $(VENV)/synced ## Replay a scaled Qwen campaign through the whole system, 
 	@$(RUN)/tidegate demo
 
 test: $(VENV)/synced lint ## Run every check that CI runs
-	@$(RUN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
+	@$(RUN)/pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/synced ## Check format, style, types and layers
 	@$(RUN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }
