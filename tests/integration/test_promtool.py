@@ -13,6 +13,7 @@ import pytest
 from deploy.cli.scrape import target_groups
 from deploy.monitoring import yaml_text
 from deploy.monitoring.writing import HERE
+from tests.deploy_files import compose
 
 Tool = Callable[[str, str], str]
 
@@ -80,6 +81,20 @@ def test_prometheus_takes_its_configuration_and_the_targets_of_a_cluster(
         ("http", "/metrics"),
         ("https", "/own"),
     }
+
+
+def test_prometheus_takes_the_configuration_of_compose(
+    promtool: Callable[..., str], tmp_path: Path
+) -> None:
+    """With what is mounted beside it."""
+    service, given = compose()["services"]["prometheus"], compose()["configs"]["prometheus"]
+    own = tmp_path / Path(service["configs"][0]["target"]).name
+    own.write_text(given["content"])
+    for volume in service["volumes"]:
+        source, target, *_ = volume.split(":")
+        if source.startswith("./"):
+            (tmp_path / Path(target).name).symlink_to(HERE.parent / source)
+    assert "SUCCESS: 4 rule files found" in promtool("check", "config", own)
 
 
 def test_every_panels_query_is_promql(promtool: Callable[..., str], tmp_path: Path) -> None:
