@@ -550,7 +550,7 @@ def test_the_age_of_what_waits_longest_is_known(world: World) -> None:
 
 
 def test_what_was_noted_for_a_disabled_endpoint_does_not_wait(world: World) -> None:
-    """Nobody sends it: an operator's word would else be an alert for days. Others' waits still count."""
+    """Nobody sends it. What waits for others still counts."""
     first = register(world.dsn, "https://hooks.example/")
     decide(world, 2)
     world.admin.execute("UPDATE outbox SET queued_at = queued_at - interval '1 hour'")
