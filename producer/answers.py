@@ -7,7 +7,9 @@ from typing import Literal
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from config.tracing import Context
 from workers.contract.admission import RateLimit
 from workers.contract.resource import IntentResource
 from workers.domain.appointment import Appointment
@@ -27,7 +29,7 @@ class Posted(Struct, frozen=True, kw_only=True):
 
     `intent_id` is made by the intake's caller and becomes the intent's id if it is accepted.
     `appointment` is the ticket it came with, unread; `traceparent` is its place in a trace that is
-    followed. Neither is part of the intent's fingerprint.
+    followed, with the `tracestate` beside it. None is part of the intent's fingerprint.
     """
 
     intent_id: UUID
@@ -36,6 +38,11 @@ class Posted(Struct, frozen=True, kw_only=True):
     intent: OrderIntent | IssuanceIntent
     appointment: str | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
+
+    def at(self, place: Context) -> Posted:
+        """Return it with its place in a trace that is followed."""
+        return replace(self, traceparent=place.traceparent(), tracestate=place.state or None)
 
     @property
     def kind(self) -> Kind:

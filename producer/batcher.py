@@ -55,11 +55,11 @@ class Work(Protocol[T_contra, A_co]):
         """Give connections back; called once, after the last batch or after a fault."""
 
 
-class Excuses(Protocol[A_co]):
+class Excuses(Protocol[T_contra, A_co]):
     """The answers of a batcher whose work cannot answer."""
 
-    def full(self, wait_ms: int) -> A_co:
-        """Refuse at once: too many wait already, lately for about `wait_ms`."""
+    def full(self, item: T_contra, wait_ms: int) -> A_co:
+        """Refuse an item at once: too many wait already, lately for about `wait_ms`."""
 
     def unsent(self) -> A_co:
         """Say that nothing was done: the item never left the queue."""
@@ -109,7 +109,7 @@ class Batcher(Generic[T, A]):
         self,
         name: str,
         make_work: Callable[[], Work[T, A]],
-        excuses: Excuses[A],
+        excuses: Excuses[T, A],
         bounds: Bounds,
         observe: Callable[[Sequence[A]], None] = lambda answers: None,
         rest_s: Callable[[Sequence[A]], float] = lambda answers: 0.0,
@@ -153,7 +153,7 @@ class Batcher(Generic[T, A]):
         """
         pending = self._pending
         if len(pending) >= self._pending_max or self._closed:
-            return tell(self._excuses.full(self.wait_ms))
+            return tell(self._excuses.full(item, self.wait_ms))
         pending.append(_Entry(item, tell, self._now()))
         if self._idle and not self._dispatching:
             # At the end of this turn of the loop: whatever it read from other connections joins.
@@ -261,7 +261,7 @@ class _Lane(Generic[T, A]):
         self,
         name: str,
         make_work: Callable[[], Work[T, A]],
-        excuses: Excuses[A],
+        excuses: Excuses[T, A],
         loop: asyncio.AbstractEventLoop,
         deliver: Callable[[_Lane[T, A], Sequence[A]], None],
     ) -> None:

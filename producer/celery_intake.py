@@ -31,7 +31,7 @@ from config.settings import Settings
 from config.tracing import open_tracer
 from producer import metering
 from producer.answers import Accepted, Answer, Posted, Unanswered
-from producer.celery_tracing import MessageTraces
+from producer.celery_tracing import MessageTraces, Sender
 from producer.publisher import Publisher
 from producer.tracing import IntakeTraces
 from producer.wiring import open_intake, open_levels, open_limits
@@ -73,12 +73,12 @@ _decode = msgspec.json.Decoder(
 def register_submit_intent(
     app: Celery,
     gateway_of: Callable[[str, bytes, str], str | None],
-    submit: Callable[[Sequence[Posted], object, int], Sequence[Answer]],
+    submit: Callable[[Sequence[Posted], Sender, int], Sequence[Answer]],
 ) -> None:
     """Add the task to the app.
 
     `gateway_of(key_id, body, signature)` returns the gateway whose live key signed the body, or None.
-    `submit` is told, beside the intents, the message's `traceparent` and the trace it belongs to.
+    `submit` is told, beside the intents, the sender's place as the message has it, and its trace.
     """
 
     @app.task(name=SUBMIT_INTENT_TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]
@@ -104,7 +104,7 @@ def register_submit_intent(
         except msgspec.MsgspecError as error:
             return _drop(exceptions.decoded(str(error)), gateway=gateway_id)
         if posted:
-            submit(posted, headers.get("traceparent"), trace)
+            submit(posted, (headers.get("traceparent"), headers.get("tracestate")), trace)
 
 
 def canonical(intents: object) -> bytes:
@@ -199,9 +199,9 @@ class _Desk:
         with self._open() as connection:
             return gateway_of_key(connection, key_id, SCOPE)
 
-    def submit(self, batch: Sequence[Posted], traceparent: object, trace: int) -> Sequence[Answer]:
+    def submit(self, batch: Sequence[Posted], sender: Sender, trace: int) -> Sequence[Answer]:
         began, traces = time.perf_counter(), self._messages
-        message = None if traces is None else traces.follow(traceparent, trace)
+        message = None if traces is None else traces.follow(sender, trace)
         answers = self._intake.submit(batch if message is None else message.on(batch))
         if traces is not None and message is not None:
             traces.tell(message, batch[0].gateway_id, len(batch))

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from itertools import islice
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from config.tracing import Context, Span, wall_ns
 from config.tracing.tracer import Tracer
 from producer.answers import Posted
 from producer.tracing import INTENTS_MAX, Heads
 from workers.contract.names import INTAKE_QUEUE, messaging_system
-from workers.contract.trace import Parent, parent_of
+from workers.contract.trace import Parent, parent_of_texts
+
+Sender = tuple[object, object]  # what a message has as `traceparent` and `tracestate`
 
 
 class Message(Struct, frozen=True):
@@ -26,8 +27,7 @@ class Message(Struct, frozen=True):
 
     def on(self, batch: Sequence[Posted]) -> list[Posted]:
         """Return its intents, the first few of them with their place in the trace."""
-        place = self.context.traceparent()
-        first = [replace(one, traceparent=place) for one in islice(batch, INTENTS_MAX)]
+        first = [one.at(self.context) for one in islice(batch, INTENTS_MAX)]
         return [*first, *batch[INTENTS_MAX:]]
 
 
@@ -39,10 +39,9 @@ class MessageTraces:
         self._heads = Heads(sample_share)
         self._system = messaging_system(broker_url)
 
-    def follow(self, traceparent: object, trace: int) -> Message | None:
-        """Begin to follow a message, by its header field and the trace it belongs to."""
-        text = traceparent if isinstance(traceparent, str) and traceparent.isascii() else ""
-        parent = parent_of(text.encode())
+    def follow(self, sender: Sender, trace: int) -> Message | None:
+        """Begin to follow a message, by its header fields and the trace it belongs to."""
+        parent = parent_of_texts(*sender)
         context = self._heads.begin(trace, parent)
         return None if context is None else Message(context, parent, time.perf_counter())
 

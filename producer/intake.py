@@ -159,6 +159,7 @@ class Intake:
                 locale=intent.locale,
                 ttl_ms=intent.ttl_ms,
                 traceparent=posted.traceparent,
+                tracestate=posted.tracestate,
             )
         code = intent.coupon_code
         coupon_id = None if code is None else self._codes.coupon_id_of(code)
@@ -171,6 +172,7 @@ class Intake:
             ttl_ms=intent.ttl_ms,
             expected_total=intent.expected_total,
             traceparent=posted.traceparent,
+            tracestate=posted.tracestate,
         )
 
     def _admit(self, pending: list[_Pending]) -> list[_Pending]:

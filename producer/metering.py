@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from config import meters
 from config.catalogue import metric
 from producer.answers import (
+    INTAKE_LIMIT,
     Accepted,
     Answer,
     Conflict,
@@ -22,6 +23,7 @@ from producer.answers import (
     Unanswered,
 )
 from workers.contract.admission import Verdict
+from workers.domain.intent import Kind
 from workers.domain.overload import IntentClass
 
 _ANSWERS = meters.counters("tidegate_intents_answered_total")
@@ -65,6 +67,14 @@ def count_verdicts(classes: Sequence[IntentClass], verdicts: Sequence[Verdict]) 
     )
     for key, count in told.items():
         _VERDICTS[key].inc(count)
+
+
+def count_full(kind: Kind) -> None:
+    """Count the verdict on an intent that found no place to wait for the gate's.
+
+    Classes are told as in calm: by what it wishes for.
+    """
+    _VERDICTS[IntentClass[kind.name], INTAKE_LIMIT].inc()
 
 
 def count_windows(*, given: int = 0, kept: int = 0, missed: int = 0) -> None:

@@ -56,7 +56,8 @@ class Heads:
     def begin(self, trace: int, parent: Parent | None) -> Context | None:
         """Return a new place in the trace; None: it is not followed."""
         wanted = self._sample.holds(trace) if parent is None else parent.sampled
-        return begin(trace) if wanted and self._has_room() else None
+        state = "" if parent is None else parent.context.state
+        return begin(trace, state) if wanted and self._has_room() else None
 
     def _has_room(self) -> bool:
         second = int(time.monotonic())
@@ -80,7 +81,7 @@ class IntakeTraces:
         followed = [
             (posted, answer, context)
             for posted, answer in answered
-            if (context := context_of(posted.traceparent)) is not None
+            if (context := context_of(posted.traceparent, posted.tracestate)) is not None
         ]
         if not followed:
             return

@@ -45,10 +45,15 @@ class Tracing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Context(NamedTuple):
-    """A place in a trace (W3C Trace Context): its id of 128 bits, and a span's of 64."""
+    """A place in a trace (W3C Trace Context): its id of 128 bits, and a span's of 64.
+
+    `state` is the caller's `tracestate`, "" where it sent none: what its vendors want said of every
+    span of the trace, such as the share that was sampled.
+    """
 
     trace: int
     span: int
+    state: str = ""
 
     def traceparent(self) -> str:
         """Write it as a header field; what has a context here is followed, and so flagged."""
@@ -56,7 +61,7 @@ class Context(NamedTuple):
 
     def child(self) -> Context:
         """Return a new place in the same trace."""
-        return begin(self.trace)
+        return begin(self.trace, self.state)
 
 
 class Event(NamedTuple):
@@ -84,9 +89,9 @@ class Span(Struct, frozen=True, kw_only=True):
     fault: str = ""
 
 
-def begin(trace: int) -> Context:
+def begin(trace: int, state: str = "") -> Context:
     """Return a new place in a trace."""
-    return Context(trace, random.getrandbits(64) or 1)
+    return Context(trace, random.getrandbits(64) or 1, state)
 
 
 def wall_ns(moments: Iterable[float]) -> list[int]:

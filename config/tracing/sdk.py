@@ -78,7 +78,7 @@ class SdkExports:
         self._ids.next = span.context
         made = self._tracer.start_span(
             span.name,
-            Carried() if span.parent is None else _carried(span.parent),
+            Carried() if span.parent is None else _carried(span.parent),  # its state is the span's
             _KINDS[span.kind],
             span.attributes,
             [trace.Link(_context(one)) for one in span.links],
@@ -144,7 +144,8 @@ def _carried(parent: Context) -> Carried:
 
 def _context(of: Context) -> trace.SpanContext:
     sampled = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-    return trace.SpanContext(of.trace, of.span, is_remote=True, trace_flags=sampled)
+    state = trace.TraceState.from_header([of.state]) if of.state else None
+    return trace.SpanContext(of.trace, of.span, True, sampled, state)
 
 
 def _resource(process: str) -> Resource:

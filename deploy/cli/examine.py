@@ -32,6 +32,8 @@ _API_CONNECTIONS = 3 + 2  # beside its lanes: look-ups by key, resources, limits
 _CHILD_CONNECTIONS = 2  # a batch's, and one for what must outlive it
 _LOOP_CONNECTIONS = 2 + 3 + 2 + 1  # redispatcher, governor, relay, exporter
 _ROLES = [pool.PRODUCER, pool.WORKER, pool.AUDITOR, pool.OPERATOR]
+_API_ROLES = [pool.PRODUCER, pool.WORKER]  # its intake's and its orders'; beside them the console's
+_SET_SINCE = 160_000  # a member may take a role on only if it was granted so
 _BROKER_TIMEOUT_S = 3
 
 
@@ -44,7 +46,7 @@ def postgres(settings: Settings) -> list[Finding]:
             asked_at = time.time()
             facts = _Facts(*connection.execute(_SQL.server_facts).fetchall()[0])
             answered_at = time.time()
-            roles = connection.execute(_SQL.roles_missing, {"roles": _ROLES}).fetchall()
+            roles = _judge_roles(connection, facts.version)
             schema = _schema(connection)
     except psycopg.OperationalError as error:
         mend = "start it, or correct TIDEGATE_POSTGRES__DSN"
@@ -54,12 +56,7 @@ def postgres(settings: Settings) -> list[Finding]:
         *_judge_server(facts, settings),
         _judge_clock("PostgreSQL clock", facts.now_s, asked_at, answered_at),
         schema,
-        judge(
-            "PostgreSQL roles",
-            not roles,
-            "missing: " + ", ".join(name for (name,) in roles) if roles else "all there",
-            "run `tidegate migrate`, then GRANT the missing roles to this login",
-        ),
+        *roles,
     ]
 
 
@@ -230,6 +227,34 @@ def _judge_clock(check: str, theirs_s: float, asked_at: float, answered_at: floa
     )
 
 
+def _judge_roles(connection: pool.Connection, version: int) -> list[Finding]:
+    """Judge whether this login may take our roles on, and the API's login all that are the API's."""
+    privilege, option = ("SET", " WITH SET TRUE") if version >= _SET_SINCE else ("MEMBER", "")
+    taking_on = {"privilege": privilege}
+    ((login,),) = connection.execute(_SQL.login_name).fetchall()
+    missing = connection.execute(_SQL.roles_missing, {"roles": _ROLES, **taking_on}).fetchall()
+    names = ", ".join(name for name, _ in missing)
+    grant = f"GRANT {names} TO {login}{option}"
+    asked = {"roles": _API_ROLES, "one_more": pool.OPERATOR, **taking_on}
+    others = ", ".join(name for (name,) in connection.execute(_SQL.logins_without, asked))
+    return [
+        judge(
+            "PostgreSQL roles",
+            not missing,
+            f"missing: {names}" if missing else "all there",
+            grant
+            if all(exists for _, exists in missing)
+            else f"run `tidegate migrate`, then {grant}",
+        ),
+        judge(
+            "PostgreSQL login of the API",
+            not others,
+            f"{others}: no {pool.OPERATOR}, so no console" if others else "has its roles",
+            f"GRANT {pool.OPERATOR} TO {others}{option}",
+        ),
+    ]
+
+
 def _schema(connection: pool.Connection) -> Finding:
     mend = "run `tidegate migrate`"
     try:
@@ -237,6 +262,10 @@ def _schema(connection: pool.Connection) -> Finding:
     except MigrationError as error:
         return judge(
             "PostgreSQL schema", False, error, "run the version that applied it, or restore"
+        )
+    except psycopg.errors.InsufficientPrivilege:
+        return judge(
+            "PostgreSQL schema", False, "not for this login to see", "ask with the owner's DSN"
         )
     found = "not applied: " + ", ".join(missing) if missing else "up to date"
     return judge("PostgreSQL schema", not missing, found, mend)

@@ -31,6 +31,7 @@ LAYERS: Final = {
     "deadline": "would come too late",
     "stock": "stock is in other orders",
     "budget": "budget is in other coupons",
+    "intake": "too many wait to be taken",
 }
 
 _THOUSANDS: Final = ((1e12, "tn"), (1e9, "bn"), (1e6, "M"), (1e3, "k"))

@@ -12,7 +12,7 @@ from msgspec import Struct
 from producer.console.trail import Point, Reason, Sample, Trail
 from producer.levels import Standing
 from workers.domain.overload import Level, Policy
-from workers.store.figures import Campaign, Figures, Stock
+from workers.store.figures import Budget, Campaign, Figures, Stock
 from workers.store.overview import Overview
 
 _REFUSING: Final = (
@@ -135,12 +135,15 @@ class BudgetShown(Struct, frozen=True, kw_only=True):
 
 
 class CampaignShown(Struct, frozen=True, kw_only=True):
-    """A campaign; `stock` is the sum of the `items` that are shown. `paused` null: it issues."""
+    """A campaign; `stock` is the sum of the `items` that are shown.
+
+    `paused` null: it issues, if it has a budget; null where it gives no coupons out.
+    """
 
     campaign_id: str
     currency: str
     paused: PauseShown | None
-    budget: BudgetShown
+    budget: BudgetShown | None
     stock: UnitsShown
     items: Sequence[ItemShown]
 
@@ -295,18 +298,24 @@ def _campaigns(overview: Overview) -> list[CampaignShown]:
     ]
 
 
+def _budget(budget: Budget | None) -> BudgetShown | None:
+    if budget is None:
+        return None
+    return BudgetShown(
+        initial=budget.initial,
+        available=budget.available,
+        reserved=budget.reserved,
+        spent=budget.spent,
+    )
+
+
 def _campaign(campaign: Campaign, items: Sequence[Stock], overview: Overview) -> CampaignShown:
     pause = overview.pauses.get(campaign.campaign_id)
     return CampaignShown(
         campaign_id=campaign.campaign_id,
         currency=campaign.currency,
         paused=None if pause is None else PauseShown(until=pause.until, reason=pause.reason),
-        budget=BudgetShown(
-            initial=campaign.initial,
-            available=campaign.available,
-            reserved=campaign.reserved,
-            spent=campaign.spent,
-        ),
+        budget=_budget(campaign.budget),
         stock=UnitsShown(
             initial=sum(one.initial for one in items),
             available=sum(one.available for one in items),

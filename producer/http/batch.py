@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from uuid import UUID
 
+from config.tracing import Context
 from producer.answers import Accepted, Posted
 from producer.http import decoding, headers
 from producer.http.auth import Gateway
@@ -67,22 +68,21 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
     """Submit what can be read, and write every item's result, in order."""
     replies = {at: call.render(item) for at, item in enumerate(items) if isinstance(item, Problem)}
     accepted: list[UUID] = []
-    traceparents = _places(call)
+    places = _places(call)
     for wave in _waves(items):
         ids = uuid7_many(len(wave))
-        answers = await call.api.intake.submit_many(
-            [
-                Posted(
-                    intent_id=intent_id,
-                    gateway_id=gateway.gateway_id,
-                    idempotency_key=item.idempotency_key,
-                    intent=item.plain(),
-                    appointment=item.appointment,
-                    traceparent=next(traceparents, None),
-                )
-                for intent_id, (_, item) in zip(ids, wave, strict=True)
-            ]
-        )
+        posted = [
+            Posted(
+                intent_id=intent_id,
+                gateway_id=gateway.gateway_id,
+                idempotency_key=item.idempotency_key,
+                intent=item.plain(),
+                appointment=item.appointment,
+            )
+            for intent_id, (_, item) in zip(ids, wave, strict=True)
+        ]
+        followed = [one.at(place) for one, place in zip(posted, places, strict=False)]
+        answers = await call.api.intake.submit_many([*followed, *posted[len(followed) :]])
         for (at, item), answer in zip(wave, answers, strict=True):
             call.locale = item.locale
             replies[at] = reply_to(answer, call)
@@ -91,10 +91,10 @@ async def _submit(call: Call, gateway: Gateway, items: Sequence[_Item]) -> list[
     return [_result(replies[at]) for at in range(len(items))]
 
 
-def _places(call: Call) -> Iterator[str | None]:
+def _places(call: Call) -> Iterator[Context]:
     """Yield the place in a trace of the first few intents of a call that is followed."""
-    traces = call.api.traces
-    return iter(()) if traces is None else repeat(traces.follow(call), INTENTS_MAX)
+    place = None if call.api.traces is None else call.api.traces.follow(call)
+    return iter(()) if place is None else repeat(place, INTENTS_MAX)
 
 
 def _waves(

@@ -185,10 +185,11 @@ def _open_batcher(
 class _Excuses:
     """What the intake's callers are told where the intake cannot."""
 
-    def full(self, wait_ms: int) -> Answer:
+    def full(self, item: Posted, wait_ms: int) -> Answer:
         """Refuse: by the time there were room, the answer would come too late."""
         answer = Limited(INTAKE_LIMIT, max(wait_ms, _FULL_RETRY_MS_MIN))
         metering.count_excuse(answer)
+        metering.count_full(item.kind)
         return answer
 
     def unsent(self) -> Answer:

@@ -42,7 +42,7 @@ class _Failed(Enum):
 
 
 class _Excuses:
-    def full(self, wait_ms: int) -> _Failed:
+    def full(self, item: object, wait_ms: int) -> _Failed:
         return _Failed.UNDONE
 
     def unsent(self) -> _Failed:

@@ -120,8 +120,10 @@ def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, t
         idempotency_key=call.idempotency_key(),
         intent=intent,
         appointment=call.ticket(),
-        traceparent=None if traces is None else traces.follow(call),
     )
+    place = None if traces is None else traces.follow(call)
+    if place is not None:
+        posted = posted.at(place)
     call.posted = posted
     prefer = call.headers.get(b"prefer")
     wait_s = 0 if prefer is None else headers.wait_s(prefer, call.api.wait_max_s)

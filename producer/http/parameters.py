@@ -42,6 +42,9 @@ _APPOINTMENT: Final = Field(
 _TRACEPARENT: Final = Field(
     "traceparent", "header", "W3C trace context; its id is told in problems.", {"type": "string"}
 )
+_TRACESTATE: Final = Field(
+    "tracestate", "header", "W3C trace state; passed on to the trace's spans.", {"type": "string"}
+)
 _LANGUAGE: Final = Field(
     "Accept-Language",
     "header",
@@ -52,6 +55,6 @@ INTENT_ID: Final = Field("intent_id", "path", "The intent's id.", _ID_SCHEMA, re
 ORDER_ID: Final = Field(
     "order_id", "path", "The order's id, which is its intent's.", _ID_SCHEMA, required=True
 )
-POSTING: Final = (_KEY, _PREFER, _APPOINTMENT, _TRACEPARENT, _LANGUAGE)
-READING: Final = (_TRACEPARENT, _LANGUAGE)
+POSTING: Final = (_KEY, _PREFER, _APPOINTMENT, _TRACEPARENT, _TRACESTATE, _LANGUAGE)
+READING: Final = (_TRACEPARENT, _TRACESTATE, _LANGUAGE)
 LAST_EVENT_ID: Final = Field("Last-Event-ID", "header", "The last event heard.", {"type": "string"})

@@ -20,10 +20,9 @@ class CallTraces:
         self._tracer = tracer
         self._heads = Heads(sample_share)
 
-    def follow(self, call: Call) -> str | None:
+    def follow(self, call: Call) -> Context | None:
         """Return the place under which the call's intents are told; None: it is not followed."""
-        context = self._context_of(call)
-        return None if context is None else context.traceparent()
+        return self._context_of(call)
 
     def tell(self, call: Call, status: int) -> None:
         """Tell of a call that was answered."""
@@ -32,7 +31,7 @@ class CallTraces:
             return
         began_ns, ended_ns = wall_ns([call.began, time.perf_counter()])
         method = call.method if call.method in METHODS else "_OTHER"
-        parent = trace.parent_of(call.headers.get(b"traceparent"))
+        parent = _parent_of(call)
         self._tracer.tell(
             [
                 Span(
@@ -51,9 +50,12 @@ class CallTraces:
     def _context_of(self, call: Call) -> Context | None:
         """Decide, once for each call, whether it is followed."""
         if call.context is None:
-            parent = trace.parent_of(call.headers.get(b"traceparent"))
-            call.context = self._heads.begin(call.trace, parent) or False
+            call.context = self._heads.begin(call.trace, _parent_of(call)) or False
         return call.context or None
+
+
+def _parent_of(call: Call) -> trace.Parent | None:
+    return trace.parent_of(call.headers.get(b"traceparent"), call.headers.get(b"tracestate"))
 
 
 def _attributes(call: Call, method: str, status: int) -> dict[str, str | int]:

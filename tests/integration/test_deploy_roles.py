@@ -24,9 +24,10 @@ from deploy.embedded.postgres import _program
 from tests.deploy_files import DEPLOY
 from workers.store import audit
 from workers.store.migrate import migrate
-from workers.store.pool import AUDITOR, PRODUCER, WORKER, Bounds, connect
+from workers.store.pool import AUDITOR, OPERATOR, PRODUCER, WORKER, Bounds, connect
 
 GUIDE = (DEPLOY / "DEPLOY.md").read_text()
+ROLES = f"{PRODUCER}, {WORKER}, {AUDITOR}, {OPERATOR}"
 PGBOUNCER = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
 
 pooled = pytest.mark.skipif(
@@ -48,11 +49,11 @@ def fresh() -> Iterator[Cluster]:
         yield cluster
 
 
-def dsn_of(cluster: Cluster, login: str, port: int | None = None) -> str:
+def dsn_of(cluster: Cluster, login: str, port: int | None = None, database: str = "shop") -> str:
     """Where a login, whose password is its name, finds the database."""
     place = cluster.dsn.partition("@")[2].partition("/")[0]
     host, _, own = place.partition(":")
-    return f"postgresql://{login}:{login}@{host}:{port or own}/shop"
+    return f"postgresql://{login}:{login}@{host}:{port or own}/{database}"
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +81,82 @@ def run_roles(dsn: str, password: Path) -> None:
     )
 
 
+def mends(dsn: str) -> dict[str, str]:
+    """What the doctor finds wrong by a DSN, and what mends it."""
+    findings = examine.postgres(Settings(postgres=Postgres(dsn=dsn)))
+    return {one.check: one.mend for one in findings if one.status is not Status.FINE}
+
+
 def test_an_owner_without_superuser_can_migrate_audit_and_examine(owner_dsn: str) -> None:
     assert audit.run(owner_dsn).clean
-    findings = examine.postgres(Settings(postgres=Postgres(dsn=owner_dsn)))
-    assert [one for one in findings if one.status is not Status.FINE] == []
+    assert mends(owner_dsn) == {}
+
+
+def another_database(cluster: Cluster, owner: str, grant: str = "") -> str:
+    """Where a database is that a superuser makes for an owner, of its name."""
+    with psycopg.connect(cluster.dsn, autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {owner} LOGIN PASSWORD '{owner}'".encode())
+        superuser.execute(f"CREATE DATABASE {owner} OWNER {owner}".encode())
+        if grant:
+            superuser.execute(grant.encode())
+    return dsn_of(cluster, owner, database=owner)
+
+
+def test_a_superuser_can_make_the_roles_for_an_owner_who_may_make_none(
+    fresh: Cluster, owner_dsn: str, tmp_path: Path
+) -> None:
+    dsn = another_database(fresh, "plain_owner")
+    (tmp_path / "app_password").write_text("tidegate_app\n")
+    run_roles(fresh.dsn.rpartition("/")[0] + "/plain_owner", tmp_path / "app_password")
+    migrate(dsn)
+    assert audit.run(dsn).clean
+    assert mends(dsn) == {}
+
+
+def test_an_owner_who_made_the_roles_by_migrating_may_take_them_on(
+    fresh: Cluster, owner_dsn: str
+) -> None:
+    """PostgreSQL ≥ 16 lets who makes a role grant it, and no more: this is what it grants them."""
+    made = f"GRANT {ROLES} TO lone_owner WITH ADMIN TRUE, SET FALSE, INHERIT FALSE"
+    dsn = another_database(fresh, "lone_owner", made)
+    migrate(dsn)
+    assert audit.run(dsn).clean
+    assert mends(dsn) == {}
+
+
+def test_an_owner_who_may_not_take_a_role_on_is_told_what_to_grant(
+    fresh: Cluster, owner_dsn: str
+) -> None:
+    """Who is a member and no more can migrate; the rest is for who made the roles."""
+    member = f"GRANT {ROLES} TO mere_member WITH SET FALSE, INHERIT FALSE"
+    dsn = another_database(fresh, "mere_member", member)
+    migrate(dsn)
+    (told,) = mends(dsn).items()
+    assert told[0] == "PostgreSQL roles"
+    with psycopg.connect(fresh.dsn, autocommit=True) as superuser:
+        superuser.execute(told[1].encode())
+    assert mends(dsn) == {}
+
+
+def test_an_api_without_the_consoles_role_is_found_out_by_either_login(
+    fresh: Cluster, owner_dsn: str
+) -> None:
+    """As where roles.sql was run before that role was known; the line that is told mends it."""
+    api = dsn_of(fresh, "old_api")
+    line = "GRANT tidegate_operator TO old_api WITH SET TRUE"
+    with psycopg.connect(owner_dsn, autocommit=True) as owner:
+        owner.execute("CREATE ROLE old_api LOGIN NOINHERIT PASSWORD 'old_api'")
+        owner.execute("GRANT tidegate_producer, tidegate_worker, tidegate_auditor TO old_api")
+        assert mends(owner_dsn) == {"PostgreSQL login of the API": line}
+        assert mends(api)["PostgreSQL roles"] == line
+        owner.execute(line.encode())
+    assert mends(owner_dsn) == {}
+    assert "PostgreSQL roles" not in mends(api)
 
 
 def test_the_processes_login_takes_its_roles_and_no_other(fresh: Cluster, owner_dsn: str) -> None:
     app = dsn_of(fresh, "tidegate_app")
-    for role in (PRODUCER, WORKER, AUDITOR):
+    for role in (PRODUCER, WORKER, AUDITOR, OPERATOR):
         with connect(app, role, Bounds(), name="test") as connection:
             assert connection.execute("SELECT current_user").fetchall() == [(role,)]
     for role in ("shop_owner", "postgres"):

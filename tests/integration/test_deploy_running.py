@@ -171,6 +171,7 @@ def test_the_services_serve_an_order_and_stop_as_they_are_told(whole: Compose) -
 
 # systemd -------------------------------------------------------------------------------------------
 
+LOOPS = ("governor", "redispatcher", "relay", "exporter")
 UNITS = {
     "api": "tidegate-api.service",
     "worker": "tidegate-worker@1.service",
@@ -246,15 +247,22 @@ def test_the_units_serve_an_order_and_stop_as_they_are_told(room: Room, whole: C
     assert process.until(lambda: room.show(worker, "NRestarts") == "1", HEALTHY_WITHIN_S)
     _await_order(port, key, "u-3")
 
-    for loop in ("governor", "redispatcher", "relay", "exporter"):
-        shown = str(settings[loop]["metrics_port"])
-        assert process.until(lambda port=shown: _answers(port, "/metrics"), HEALTHY_WITHIN_S), loop
+    # Who is still starting, as the worker that was killed, is ended by SIGTERM like any other program.
+    shown = {loop: str(settings[loop]["metrics_port"]) for loop in LOOPS}
+    shown |= {name: _worker_port(room, name) for name in (worker, UNITS["second worker"])}
+    for name, port in shown.items():
+        assert process.until(lambda port=port: _answers(port, "/metrics"), HEALTHY_WITHIN_S), name
     pids = {name: int(room.show(name, "MainPID")) for name in UNITS.values()}
     assert all(pids.values())
     room.systemctl("stop", "tidegate.target")
     for name in UNITS.values():
         assert process.until(lambda name=name: room.show(name, "ActiveState") == "inactive", 80)
         assert (room.show(name, "Result"), room.show(name, "ExecMainStatus")) == ("success", "0")
+
+
+def _worker_port(room: Room, name: str) -> str:
+    (port,) = re.findall(r"WORKER__METRICS_PORT=(\d+)", room.show(name, "Environment"))
+    return str(port)
 
 
 def _installed(room: Room, path: str) -> str:

@@ -92,6 +92,16 @@ def test_only_listed_campaigns_are_shown_by_name(world: World) -> None:
     assert len(found.stock) == 1
 
 
+def test_a_campaign_without_coupons_is_shown_without_a_budget(world: World) -> None:
+    """Its stock is what there is to see of it."""
+    world.campaign("goods-only", coupon=None)
+    found = read(world)
+    budgets = {one.campaign_id: one.budget for one in found.campaigns}
+    assert budgets["goods-only"] is None
+    assert budgets[CAMPAIGN] is not None
+    assert {one.campaign_id for one in found.stock} == {CAMPAIGN, "goods-only"}
+
+
 def test_drift_is_seen(world: World) -> None:
     """A balance that moved without a ledger entry."""
     assert set(figures.read_drift(world.admin).values()) == {0}

@@ -549,6 +549,24 @@ def test_the_age_of_what_waits_longest_is_known(world: World) -> None:
     assert 3_600 <= outbox.figures(world.admin).oldest_s < 3_700
 
 
+def test_what_was_noted_for_a_disabled_endpoint_does_not_wait(world: World) -> None:
+    """Nobody sends it. What waits for others still counts."""
+    first = register(world.dsn, "https://hooks.example/")
+    decide(world, 2)
+    world.admin.execute("UPDATE outbox SET queued_at = queued_at - interval '1 hour'")
+    second = register(world.dsn, "https://other.example/")
+    decide(world, 3)
+    assert outbox.figures(world.admin).waiting == 2 + 2 * 3
+    with owner(world.dsn) as connection:
+        webhooks.disable(connection, first.endpoint_id, actor="test")
+        found = outbox.figures(world.admin)
+        assert found.waiting == 3
+        assert 0 < found.oldest_s < 3_600
+        webhooks.disable(connection, second.endpoint_id, actor="test")
+    found = outbox.figures(world.admin)
+    assert (found.waiting, found.oldest_s) == (0, 0)
+
+
 @pytest.mark.parametrize("failing", ["5 days 1 s", None])
 def test_an_endpoint_that_fails_for_days_is_disabled(world: World, failing: str | None) -> None:
     """One that fails for an hour is not."""

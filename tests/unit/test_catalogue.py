@@ -7,6 +7,7 @@ import re
 import pytest
 
 from config.catalogue import Metric, absent, metrics
+from producer.answers import INTAKE_LIMIT
 from producer.http.routes import ROUTES
 from workers.contract.admission import LAYERS
 from workers.domain.delivery import Fate
@@ -47,7 +48,7 @@ def test_listed_values_are_the_words_of_the_code() -> None:
     known = metrics()
     assert set(known["tidegate_http_requests_total"].labels["route"]) == {*ROUTES, "other"}
     verdicts = known["tidegate_verdicts_total"].labels
-    assert set(verdicts["verdict"]) == {"admitted", *LAYERS}
+    assert set(verdicts["verdict"]) == {"admitted", *LAYERS, INTAKE_LIMIT}
     assert set(verdicts["class"]) == {one.name.lower() for one in IntentClass}
     fates = known["tidegate_webhook_attempts_total"].labels["fate"]
     assert set(fates) == {fate.value for fate in Fate}

@@ -16,7 +16,7 @@ from producer.http.api import Api
 from producer.http.problems import Code, Problem
 from producer.levels import LevelBook, Standing
 from workers.domain.overload import Level
-from workers.store.figures import Campaign, Figures, Stock, Tally
+from workers.store.figures import Budget, Campaign, Figures, Stock, Tally
 from workers.store.overview import Overview
 
 
@@ -25,7 +25,10 @@ def an_overview(committed: int = 40) -> Overview:
         Tally("spring", "order", "", committed, 0),
         Tally("spring", "order", "sold_out", 3, 0),
     ]
-    campaigns = [Campaign("spring", "CNY", False, 100, 50, 20, 30)]
+    campaigns = [
+        Campaign("spring", "CNY", False, Budget(100, 50, 20, 30)),
+        Campaign("bare", "CNY", False, None),
+    ]
     stock = [Stock("spring", "tea", 10, 4, 1, 5), Stock("spring", "bun", 20, 20, 0, 0)]
     return Overview(
         figures=Figures(tallies, 7, 1.25, 0, campaigns, stock),
@@ -211,9 +214,10 @@ def test_a_summary_adds_up_what_the_tables_say() -> None:
             "quarantined": 0,
             "workers": 2,
         }
-        (campaign,) = seen["campaigns"]
+        campaign, bare = seen["campaigns"]
         assert campaign["stock"] == {"initial": 30, "available": 24, "reserved": 1, "sold": 5}
         assert campaign["budget"] == {"initial": 100, "available": 50, "reserved": 20, "spent": 30}
+        assert bare["budget"] is None
         decided = [one for one in seen["refusals"] if one["where"] == "decision"]
         assert decided == [
             {"where": "decision", "reason": "sold_out", "last_minute": 0, "total": 3}

@@ -17,6 +17,7 @@ from config.catalogue import metric
 from config.settings import Settings
 from tests.deploy_files import (
     CHART,
+    DEPLOY,
     PROCESSES,
     PROJECT,
     Rendered,
@@ -442,10 +443,49 @@ def test_without_figures_nothing_is_scaled_down(full: Rendered) -> None:
 
 
 def test_prometheus_finds_every_process(full: Rendered) -> None:
+    """By the names of its ports, `http` or `metrics`: the API shows its metrics where it is called."""
     (monitor,) = full.all("PodMonitor")
-    shown = {place["port"] for place in monitor["spec"]["podMetricsEndpoints"]}
+    places = monitor["spec"]["podMetricsEndpoints"]
+    assert [place["port"] for place in places] == ["http", "metrics"]
+    assert {place["path"] for place in places} == {"/metrics"}
     for one in processes(full):
         template = one["spec"]["template"]
         assert matches(template["metadata"]["labels"], monitor["spec"]["selector"])
         (container,) = template["spec"]["containers"]
-        assert {port["name"] for port in container["ports"]} <= shown
+        (port,) = container["ports"]
+        assert port["name"] == ("http" if component_of(one) == "api" else "metrics")
+        (allowed,) = [
+            rule
+            for rule in full.of("NetworkPolicy", component_of(one))["spec"]["ingress"]
+            if any("namespaceSelector" in peer for peer in rule["from"])
+        ]
+        assert allowed["ports"] == [{"protocol": "TCP", "port": port["name"]}]
+
+
+def test_pods_are_named_for_rules_and_dashboards_as_in_any_other_deployment(full: Rendered) -> None:
+    """The PodMonitor gives each its job and instance, and celery-exporter's series their own job."""
+    shipped = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())
+    (beside_a_cluster,) = shipped["scrape_configs"]
+    (monitor,) = full.all("PodMonitor")
+    for place in monitor["spec"]["podMetricsEndpoints"]:
+        for one in processes(full):
+            meta = one["spec"]["template"]["metadata"]["labels"]
+            given = {
+                f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": value
+                for name, value in meta.items()
+            } | {"__meta_kubernetes_pod_name": "shop-7d9f-x2"}
+            told = {
+                rule["targetLabel"]: rule.get("replacement", "$1").replace(
+                    "$1", ";".join(given[label] for label in rule["sourceLabels"])
+                )
+                for rule in place["relabelings"]
+            }
+            assert told == {"job": f"tidegate-{component_of(one)}", "instance": "shop-7d9f-x2"}
+        spelled = [
+            {
+                re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", key): value
+                for key, value in rule.items()
+            }
+            for rule in place["metricRelabelings"]
+        ]
+        assert spelled == beside_a_cluster["metric_relabel_configs"]

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from config.catalogue import metrics
 from config.settings import Settings
 from deploy.cli.root import COMMANDS
+from deploy.monitoring import objectives
 from tests.deploy_files import (
     DEPLOY,
     PROCESSES,
@@ -138,11 +140,17 @@ def test_metrics_are_shown_where_prometheus_looks(name: str, secrets: Path) -> N
     assert (section.metrics_host, section.metrics_port) == ("0.0.0.0", 9100)
 
 
+WATCHING = yaml.safe_load(FILE["configs"]["prometheus"]["content"])
+MOUNTS = {
+    name: dict(volume.removesuffix(":ro").split(":") for volume in SERVICES[name]["volumes"])
+    for name in ("prometheus", "grafana")
+}
+
+
 def test_prometheus_looks_at_every_process() -> None:
     """Every replica of each, under the job that rules and dashboards go by."""
-    document = yaml.safe_load(FILE["configs"]["prometheus"]["content"])
     looked_at = {}
-    for job in document["scrape_configs"]:
+    for job in WATCHING["scrape_configs"]:
         (place,) = job["dns_sd_configs"]
         looked_at[job["job_name"]] = (place["names"], place["port"])
     assert looked_at == {
@@ -150,18 +158,51 @@ def test_prometheus_looks_at_every_process() -> None:
     }
 
 
-@pytest.mark.skipif(
-    not (DEPLOY / "monitoring").exists(), reason="this version has no rules and dashboards"
-)
+def test_prometheus_reads_as_it_does_beside_a_cluster_of_this_machine() -> None:
+    """Intervals, rules and celery-exporter's job are those of monitoring/prometheus.yml."""
+    shipped = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())
+    assert WATCHING["global"] == shipped["global"]
+    assert WATCHING["rule_files"] == shipped["rule_files"]
+    (everything,) = shipped["scrape_configs"]
+    for job in WATCHING["scrape_configs"]:
+        source = job["job_name"].removeprefix("tidegate-")
+        shows_celerys = any(
+            one.name.startswith("celery_") for one in metrics().values() if one.source == source
+        )
+        relabelled = everything["metric_relabel_configs"] if shows_celerys else None
+        assert job.get("metric_relabel_configs") == relabelled, source
+
+
 def test_what_monitoring_reads_is_there() -> None:
-    mounted = [
-        volume.partition(":")[0]
-        for name in ("prometheus", "grafana")
-        for volume in SERVICES[name]["volumes"]
-        if volume.startswith("./")
-    ]
-    assert len(mounted) == 4
-    assert [path for path in mounted if not any((DEPLOY / path).iterdir())] == []
+    """Each folder is mounted where the configuration that is shipped with it looks for it."""
+    reads = {
+        "prometheus": ["rules", "alerts", "runbooks"],
+        "grafana": ["provisioning", "dashboards"],
+    }
+    for name, folders in reads.items():
+        here = [path for path in MOUNTS[name] if path.startswith("./")]
+        assert [Path(path).name for path in here] == folders
+        assert [path for path in here if not any((DEPLOY / path).iterdir())] == []
+    (config,) = SERVICES["prometheus"]["configs"]
+    for pattern in WATCHING["rule_files"]:
+        folder = (Path(config["target"]).parent / pattern).parent
+        assert str(folder) in MOUNTS["prometheus"].values()
+    grafana = MOUNTS["grafana"]
+    assert grafana["./monitoring/grafana/provisioning"] == "/etc/grafana/provisioning"
+    environ = SERVICES["grafana"]["environment"]
+    assert grafana["./monitoring/dashboards"] == environ["DASHBOARDS"]
+    for path in (DEPLOY / "monitoring" / "grafana").rglob("*.yaml"):
+        assert set(re.findall(r"\$\{(\w+)\}", path.read_text())) <= set(environ)
+
+
+def test_an_alerts_link_leads_to_its_runbook_on_this_host() -> None:
+    """What objectives.toml writes into alerts is served by this Prometheus, at the published port."""
+    given = dict(word.lstrip("-").split("=", 1) for word in SERVICES["prometheus"]["command"])
+    assert given["web.user-assets"] == MOUNTS["prometheus"]["./runbooks"]
+    (published,) = SERVICES["prometheus"]["ports"]
+    assert given["web.external-url"] == f"http://{published.rpartition(':')[0]}"
+    links = objectives.read(DEPLOY / "monitoring" / "objectives.toml").links
+    assert links.runbooks == "{{ $externalURL }}/user"
 
 
 def test_no_file_that_is_shipped_holds_a_secret() -> None:

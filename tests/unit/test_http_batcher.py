@@ -15,7 +15,7 @@ Scenario = Callable[[], Awaitable[None]]
 
 
 class Excuses:
-    def full(self, wait_ms: int) -> str:
+    def full(self, item: int, wait_ms: int) -> str:
         return FULL
 
     def unsent(self) -> str:

@@ -11,10 +11,12 @@ import promql_reading
 import pytest
 import yaml
 
+from config.catalogue import metric
 from deploy.monitoring import objectives, recording, symptoms, yaml_text
 from deploy.monitoring.alert import Alert
 from deploy.monitoring.writing import BOARDS, HERE, alerts, files, write
 from deploy.runbooks import page
+from producer.answers import CALLERS_LIMITS
 
 OBJECTIVES = objectives.read(HERE / "objectives.toml")
 ALERTS = [alert for group in alerts(OBJECTIVES).values() for alert in group]
@@ -150,6 +152,19 @@ def test_an_objective_says_in_words_what_it_says_in_numbers(one: objectives.Obje
     assert one.promise.startswith(f"{round(one.target * 100, 9):g} % of ")
     assert "$window" in one.bad
     assert "$window" in one.events
+
+
+def test_every_verdict_is_the_callers_ours_or_a_business_one() -> None:
+    """What load or a limit of ours refused is bad for `sheds`; a caller's own limit is not counted."""
+    (sheds,) = [one for one in OBJECTIVES.objectives if one.name == "sheds"]
+    bad = re.search(r'verdict=~"([^"]+)"', sheds.bad)
+    left_out = re.search(r'verdict!~"([^"]+)"', sheds.events)
+    assert bad
+    assert left_out
+    told = set(metric("tidegate_verdicts_total").labels["verdict"])
+    business = {"admitted", "stock", "budget", "merchant"}
+    assert set(bad[1].split("|")) == told - business - set(CALLERS_LIMITS)
+    assert set(left_out[1].split("|")) == set(CALLERS_LIMITS)
 
 
 def test_yaml_is_read_back_as_it_was_meant() -> None:

@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from config.catalogue import metrics
 from workers.runtime.showing import Reading, families
-from workers.store.figures import Campaign, Figures, Stock, Tally
+from workers.store.figures import Budget, Campaign, Figures, Stock, Tally
 
 FIGURES = Figures(
     tallies=[
@@ -22,7 +22,10 @@ FIGURES = Figures(
     open_count=7,
     oldest_age_s=1.5,
     quarantined=1,
-    campaigns=[Campaign("spring", "CNY", True, 1_000, 500, 300, 200)],
+    campaigns=[
+        Campaign("spring", "CNY", True, Budget(1_000, 500, 300, 200)),
+        Campaign("goods-only", "CNY", False, None),
+    ],
     stock=[Stock("spring", "tea", 100, 30, 10, 60)],
 )
 
@@ -84,6 +87,9 @@ def test_stock_and_budget_are_shown_by_state() -> None:
     assert units == {"initial": 100, "available": 30, "reserved": 10, "sold": 60}
     assert found["tidegate_budget_minor_units", ("spring", "CNY", "available")] == 500
     assert found["tidegate_issuance_paused", ("spring",)] == 1
+    without = {name for name, labels in found if labels[:1] == ("goods-only",)}
+    assert "tidegate_intents_committed_total" in without
+    assert "tidegate_budget_minor_units" not in without
 
 
 def test_what_was_never_read_is_not_shown() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.contract.trace import trace_of, trace_of_task, trace_text
+from workers.contract.trace import context_of, trace_of, trace_of_task, trace_text
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -63,3 +63,48 @@ def test_whatever_is_sent_a_trace_is_32_digits(raw: bytes) -> None:
     told = trace_text(trace_of(raw))
     assert len(told) == 32
     assert int(told, 16)
+
+
+def state_of(tracestate: object) -> str | None:
+    context = context_of(f"00-{TRACE}-{PARENT}-01", tracestate)
+    return None if context is None else context.state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "congo=t61rcWkgMzE",
+        "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+        "0tenant@vendor=a b",
+        ", ot=th:8 ,",
+        ",".join(f"k{number}=v" for number in range(32)),
+    ],
+)
+def test_a_tracestate_is_kept_as_it_came(state: str) -> None:
+    """With the empty members that W3C Trace Context allows."""
+    assert state_of(state) == state.strip()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "Congo=x",
+        "congo",
+        "congo=",
+        "congo=a=b",
+        "congo=x\n",
+        "congo=ü",
+        "congo=\x00",
+        f"congo={'x' * 512}",
+        ",".join(f"k{number}=v" for number in range(33)),
+        7,
+    ],
+)
+def test_what_is_no_tracestate_is_dropped_and_its_traceparent_kept(state: object) -> None:
+    """It is journalled, and told to whoever takes spans: rubbish and floods are not."""
+    assert state_of(state) == ""
+
+
+def test_a_tracestate_alone_says_nothing() -> None:
+    """It belongs to the trace that was named beside it."""
+    assert context_of(None, "congo=x") is None

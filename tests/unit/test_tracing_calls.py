@@ -28,6 +28,7 @@ from workers.contract.trace import context_of, parent_of
 from workers.domain.intent import Line, OrderIntent
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+STATE = "ot=th:8,vendor@chat=x y"
 CHAT = Gateway("chat", frozenset({"intents:write"}))
 
 
@@ -100,7 +101,7 @@ def test_calls_that_say_nothing_are_chosen_as_the_log_chooses() -> None:
     made, _ = traces(0.5)
     for _ in range(TRACES_PER_S_MAX // 2):
         one = call()
-        place = context_of(made.follow(one))
+        place = made.follow(one)
         assert (place is not None) == Sample(0.5).holds(one.trace)
         assert place is None or place.trace == one.trace
         followed[place is not None] += 1
@@ -111,8 +112,8 @@ def test_a_call_is_decided_once() -> None:
     """What was posted with it, and its own span, are in the same trace or in none."""
     made, told = traces()
     one = call(f"00-{TRACE}-{PARENT}-01")
-    place = context_of(made.follow(one))
-    assert context_of(made.follow(one)) == place
+    place = made.follow(one)
+    assert made.follow(one) == place
     made.tell(one, 200)
     (span,) = told
     assert span.context == place
@@ -168,7 +169,9 @@ def test_of_a_batch_call_the_first_few_intents_are_followed() -> None:
         asyncio.run(batch.post_batch(one))
         places = [posted.traceparent for posted in intake.posted]
         assert places[followed:] == [None] * (count - followed)
-        assert set(places[:followed]) == ({made.follow(one)} if followed else set())
+        assert {context_of(place) for place in places[:followed]} == (
+            {made.follow(one)} if followed else set()
+        )
         made.tell(one, 200)
     (span,) = told
     assert span.attributes["tidegate.batch.intents"] == count
@@ -180,12 +183,12 @@ def test_a_message_of_celery_is_followed_as_a_call_is() -> None:
     messages = MessageTraces(cast(Any, told), 0.0, "amqp://broker")
     posted = [an_order() for _ in range(2 * INTENTS_MAX)]
     for unfollowed in (f"00-{TRACE}-{PARENT}-00", None, 7, "ü"):
-        assert messages.follow(unfollowed, 5) is None
-    message = messages.follow(f"00-{TRACE}-{PARENT}-01", int(TRACE, 16))
+        assert messages.follow((unfollowed, None), 5) is None
+    message = messages.follow((f"00-{TRACE}-{PARENT}-01", STATE), int(TRACE, 16))
     assert message is not None
     followed = message.on(posted)
     assert [one.intent_id for one in followed] == [one.intent_id for one in posted]
-    places = [context_of(one.traceparent) for one in followed]
+    places = [context_of(one.traceparent, one.tracestate) for one in followed]
     assert places == [message.context] * INTENTS_MAX + [None] * INTENTS_MAX
     messages.tell(message, "chat", len(posted))
     (span,) = told.spans
@@ -195,6 +198,6 @@ def test_a_message_of_celery_is_followed_as_a_call_is() -> None:
         message.context,
     )
     assert span.parent is not None
-    assert f"{span.parent.span:016x}" == PARENT
+    assert (f"{span.parent.span:016x}", span.parent.state) == (PARENT, STATE)
     assert span.attributes["messaging.system"] == "rabbitmq"
     assert span.attributes["messaging.destination.name"] == "tidegate.intake"

@@ -68,6 +68,16 @@ def test_an_intent_is_one_trace_from_its_gateways_call_to_its_commit(world: Worl
     assert kinds == ["server", "internal", "producer", "consumer", "internal"]
 
 
+def test_what_vendors_say_of_a_trace_is_said_of_every_span_of_it(world: World) -> None:
+    """By `tracestate`, over the journal too: whoever samples by it keeps or drops the trace whole."""
+    world.post(SAMPLED, state="ot=th:8,vendor@chat=x y")
+    spans = through(world)
+    assert list(spans) == WAY
+    for span in spans.values():
+        assert span.context is not None
+        assert dict(span.context.trace_state) == {"ot": "th:8", "vendor@chat": "x y"}, span.name
+
+
 def test_spans_say_by_opentelemetrys_names_what_they_are(world: World) -> None:
     """So that a backend knows calls and queues as such; nothing of the user is among it."""
     world.post(SAMPLED, user_id="a-user")

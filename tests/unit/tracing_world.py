@@ -69,12 +69,15 @@ class World:
 
     # What is done ----------------------------------------------------------------------------
 
-    def post(self, traceparent: str | None = None, key: str = "k-1", **body: Any) -> None:
+    def post(
+        self, traceparent: str | None = None, key: str = "k-1", state: str = "", **body: Any
+    ) -> None:
         """Post an order over the short way."""
         fields = {
             "content-type": "application/json",
             "idempotency-key": key,
             "traceparent": traceparent,
+            "tracestate": state,
         }
         header = [(name.encode(), text.encode()) for name, text in fields.items() if text]
         assert self.app.hot(header, json.dumps({**ORDER, **body}).encode(), self.replies.append)

@@ -14,6 +14,10 @@ _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
 )
 _SAMPLED: Final = 1  # of the flags
+_KEY: Final = r"[a-z0-9][a-z0-9_*/-]{0,240}(@[a-z][a-z0-9_*/-]{0,13})?"
+_MEMBER: Final = rf"[ \t]*({_KEY}=[ -+\--<>-~]{{0,255}}[!-+\--<>-~])?[ \t]*"
+_TRACESTATE: Final = re.compile(rf"{_MEMBER}(,{_MEMBER}){{0,31}}".encode())
+_TRACESTATE_BYTES_MAX: Final = 512  # what everybody has to pass on; more is nobody's right
 TRACEPARENT_BYTES: Final = 55  # of version 00
 DIGITS: Final = slice(21, 35)  # where its sampling looks: the last 14 digits of the trace's id
 
@@ -25,21 +29,38 @@ class Parent(NamedTuple):
     sampled: bool
 
 
-def parent_of(traceparent: bytes | None) -> Parent | None:
-    """Read a `traceparent`; None where it cannot be read."""
+def parent_of(traceparent: bytes | None, tracestate: bytes | None = None) -> Parent | None:
+    """Read a `traceparent`, with the `tracestate` beside it; None where the first cannot be read."""
     found = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
     if found is None or (found[5] is not None and found[1] == b"00"):
         return None
-    context = Context(int(found[2], 16), int(found[3], 16))
-    return Parent(context, bool(int(found[4], 16) & _SAMPLED)) if all(context) else None
-
-
-def context_of(traceparent: object) -> Context | None:
-    """Return the place that a text names as a `traceparent`; None for anything else."""
-    if not isinstance(traceparent, str) or not traceparent.isascii():
+    trace, span = int(found[2], 16), int(found[3], 16)
+    if not trace or not span:
         return None
-    parent = parent_of(traceparent.encode())
+    return Parent(Context(trace, span, _state(tracestate)), bool(int(found[4], 16) & _SAMPLED))
+
+
+def _state(tracestate: bytes | None) -> str:
+    """Return a `tracestate` that may be passed on; "" for one that may not, and for none."""
+    if not tracestate or len(tracestate) > _TRACESTATE_BYTES_MAX:
+        return ""
+    return tracestate.decode("ascii").strip() if _TRACESTATE.fullmatch(tracestate) else ""
+
+
+def parent_of_texts(traceparent: object, tracestate: object = None) -> Parent | None:
+    """Read what may be a `traceparent`, with what may be a `tracestate`; None where it is none."""
+    given = _ascii(traceparent)
+    return None if given is None else parent_of(given, _ascii(tracestate))
+
+
+def context_of(traceparent: object, tracestate: object = None) -> Context | None:
+    """Return the place that a text names as a `traceparent`; None for anything else."""
+    parent = parent_of_texts(traceparent, tracestate)
     return None if parent is None else parent.context
+
+
+def _ascii(text: object) -> bytes | None:
+    return text.encode() if isinstance(text, str) and text.isascii() else None
 
 
 def trace_of(traceparent: bytes | None) -> int:

@@ -132,7 +132,8 @@ class IntentBody(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False
     A coupon is kept by its id: codes are secrets. `coupon_forged` marks a code whose signature does
     not verify; it is refused by the worker, like an unknown one, in the same words and time.
     `traceparent` is the place in a trace that the outcome is told under, of an intent whose trace is
-    followed; hints get lost, and a batch claims what none of its hints named.
+    followed, with the `tracestate` beside it; hints get lost, and a batch claims what none of its
+    hints named.
     """
 
     lines: tuple[Line, ...] = ()
@@ -143,6 +144,7 @@ class IntentBody(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False
     ttl_ms: int = TTL_MS_DEFAULT
     expected_total: Money | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class Intent(Struct, frozen=True, kw_only=True, gc=False):

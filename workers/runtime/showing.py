@@ -68,8 +68,9 @@ def _of_tables(reading: Reading) -> dict[str, Series]:
             for state in metric("tidegate_stock_units").labels["state"]
         },
         "tidegate_budget_minor_units": {
-            (one.campaign_id, one.currency, state): getattr(one, state)
+            (one.campaign_id, one.currency, state): getattr(one.budget, state)
             for one in found.campaigns
+            if one.budget is not None
             for state in metric("tidegate_budget_minor_units").labels["state"]
         },
         "tidegate_issuance_paused": {

@@ -37,8 +37,8 @@ def spans_of(attempt: Attempt, hint: Context | None, system: str) -> Iterator[Sp
     commit = _commit_of(events)
     followed = [
         (intent_id, parent, parent.child(), word)
-        for intent_id, traceparent, word in attempt.followed
-        if (parent := context_of(traceparent)) is not None
+        for intent_id, place, word in attempt.followed
+        if (parent := context_of(*place)) is not None
     ]
     known = [] if hint is None else [hint]
     known += [context for _, _, context, _ in followed]

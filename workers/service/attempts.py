@@ -16,14 +16,14 @@ from workers.store.batch import Claim
 class Attempt(Struct, frozen=True):
     """One transaction, for those intents in it whose traces are followed.
 
-    `followed` has for each its id, its place in the trace, and its outcome in one word, or "" where
-    the attempt decided nothing; `fault` is then the kind of error. `laps` says when each stage ended.
-    Times are of `time.perf_counter`.
+    `followed` has for each its id, its place in the trace (`traceparent`, and `tracestate` or None),
+    and its outcome in one word, or "" where the attempt decided nothing; `fault` is then the kind of
+    error. `laps` says when each stage ended. Times are of `time.perf_counter`.
     """
 
     batch_id: UUID
     size: int
-    followed: list[tuple[UUID, str, str]]
+    followed: list[tuple[UUID, tuple[str, str | None], str]]
     began: float
     ended: float
     laps: list[tuple[str, float]]
@@ -55,7 +55,7 @@ def attempts_of(
 ) -> list[Attempt]:
     """Return the attempt at a claim, or nothing where none of its intents is followed."""
     followed = {
-        intent.intent_id: intent.body.traceparent
+        intent.intent_id: (intent.body.traceparent, intent.body.tracestate)
         for intent in claim.intents
         if intent.body.traceparent is not None
     }

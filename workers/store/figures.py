@@ -34,16 +34,22 @@ class Tally(Struct, frozen=True):
     coupons: int
 
 
-class Campaign(Struct, frozen=True):
-    """A campaign's budget in minor units of its currency."""
+class Budget(Struct, frozen=True):
+    """A budget in minor units."""
 
-    campaign_id: str
-    currency: str
-    issuance_paused: bool
     initial: int
     available: int
     reserved: int
     spent: int
+
+
+class Campaign(Struct, frozen=True):
+    """A campaign; `budget`, in its currency, is None where it gives no coupons out."""
+
+    campaign_id: str
+    currency: str
+    issuance_paused: bool
+    budget: Budget | None
 
 
 class Stock(Struct, frozen=True):
@@ -83,7 +89,10 @@ def read(
         opened = connection.execute(_SQL.open_read).fetchone()
         assert opened is not None, "a count has a row"
         wanted = {"campaign_ids": list(campaign_ids) or None, "campaigns_max": campaigns_max}
-        campaigns = [Campaign(*row) for row in connection.execute(_SQL.campaigns_read, wanted)]
+        campaigns = [
+            Campaign(name, currency, paused, None if amounts[0] is None else Budget(*amounts))
+            for name, currency, paused, *amounts in connection.execute(_SQL.campaigns_read, wanted)
+        ]
         shown = {"campaign_ids": [one.campaign_id for one in campaigns], "skus_max": skus_max}
         stock = [Stock(*row) for row in connection.execute(_SQL.stock_read, shown)]
     open_count, oldest_age_s, quarantined = opened

@@ -59,7 +59,10 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class Figures(Struct, frozen=True):
-    """What waits, what was given up (each as far as `FIGURES_MAX`), and the oldest that waits."""
+    """What waits, what was given up (each as far as `FIGURES_MAX`), and the oldest that waits.
+
+    Nothing waits for an endpoint that is disabled: what was noted for it is of nobody's concern.
+    """
 
     waiting: int
     dead: int

@@ -26,7 +26,7 @@ export function show(summary, trail) {
   showQueue(summary.queue);
   showDependencies(summary);
   keyed($("campaigns"), summary.campaigns, (one) => one.campaign_id, makeCampaign, showCampaign);
-  set($("campaigns-none"), summary.campaigns.length ? "" : "No campaign with a budget yet.");
+  set($("campaigns-none"), summary.campaigns.length ? "" : "No campaign yet.");
   keyed($("merchants"), summary.merchants, (one) => one.merchant_id, makeMerchant, showMerchant);
   keyed($("acts"), summary.acts, (one) => one.at + one.action + one.subject, makeAct, () => {});
 }
@@ -135,10 +135,11 @@ function makeCampaign() {
 function showCampaign(card, campaign) {
   set(card.querySelector("h3"), campaign.campaign_id);
   const { paused, stock, budget, currency } = campaign;
-  showPause(card, paused, "coupons open", "coupons paused");
+  showPause(card, paused, budget ? "coupons open" : "no coupons", "coupons paused");
   showScarce(card.querySelector(".stock"), stock, stock.sold, "Units sold", words.count);
   const spelled = (minor) => words.money(minor, currency);
-  showScarce(card.querySelector(".money"), budget, budget.spent, "Budget spent", spelled);
+  card.querySelector(".money").hidden = !budget;
+  if (budget) showScarce(card.querySelector(".money"), budget, budget.spent, "Budget spent", spelled);
   const gone = campaign.items.filter((one) => one.available + one.reserved === 0).length;
   const out = gone ? `, ${gone} sold out` : "";
   set(card.querySelector("summary"), `${campaign.items.length} items${out}`);

@@ -29,6 +29,7 @@ const AT_THE_GATE = {
   deadline: "would have come too late",
   stock: "all units taken",
   budget: "all of the budget taken",
+  intake: "too many wait to be taken",
 };
 
 export const reasonWord = (refusal) =>

@@ -10,12 +10,12 @@ SELECT count(*), extract(epoch FROM clock_timestamp() - (
 FROM open_intents
 
 -- campaigns_read --
--- Those of the allow-list, or the newest where there is none.
+-- Those of the allow-list, or the newest where there is none. Who gives no coupons out has no budget.
 SELECT campaign_id, currency,
        issuance_paused_at IS NOT NULL
            AND (issuance_resume_at IS NULL OR issuance_resume_at > clock_timestamp()),
        budget, budget - reserved - spent, reserved, spent
-FROM campaigns JOIN budgets USING (campaign_id)
+FROM campaigns LEFT JOIN budgets USING (campaign_id)
 WHERE %(campaign_ids)s::text[] IS NULL OR campaign_id = ANY(%(campaign_ids)s)
 ORDER BY starts_at DESC, campaign_id LIMIT %(campaigns_max)s
 

@@ -168,9 +168,15 @@ INSERT INTO outbox (endpoint_id, subject_id, event, occurred_at, data)
 SELECT endpoint_id, subject_id, event, occurred_at, data FROM taken ORDER BY entry_id
 
 -- figures_read --
--- What waits, what was given up, and the age in seconds of what waits longest. Counts only as far as
--- `count_max`: whoever looks every few seconds must not read millions of rows each time.
-SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE settled_at IS NULL LIMIT %(count_max)s) AS few),
+-- What waits, what was given up, and the age in seconds of what waits longest. What is noted for an
+-- endpoint that is disabled waits for nobody. Counts only as far as `count_max` (of an endpoint's those
+-- that are due first): whoever looks every few seconds must not read millions of rows each time.
+SELECT least(coalesce(sum(w.waiting), 0), %(count_max)s)::bigint,
        (SELECT count(*) FROM (SELECT FROM outbox WHERE dead LIMIT %(count_max)s) AS few),
-       coalesce((SELECT extract(epoch FROM clock_timestamp() - queued_at)::double precision
-                 FROM outbox WHERE settled_at IS NULL ORDER BY entry_id LIMIT 1), 0)
+       coalesce(extract(epoch FROM clock_timestamp() - min(w.oldest)), 0)::double precision
+FROM webhook_endpoints e CROSS JOIN LATERAL (
+    SELECT count(*) AS waiting, min(few.queued_at) AS oldest FROM (
+        SELECT o.queued_at FROM outbox o
+        WHERE o.endpoint_id = e.endpoint_id AND o.settled_at IS NULL
+        ORDER BY o.due_at, o.entry_id LIMIT %(count_max)s) AS few) AS w
+WHERE e.disabled_at IS NULL
