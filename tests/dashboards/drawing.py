@@ -178,6 +178,7 @@ def _draw(figure: Figure, shown: Shown, place: _Place, times: Times) -> None:
             _draw_figures(axes(0.1, 0.08), shown)
         case "state-timeline":
             _draw_states(axes(_margin(shown.lines), 0.32), shown, times)
+            _draw_words(figure, shown, (left + wide - 0.1, top - 0.21))
         case _:
             lines = told_apart(shown.lines)
             rows = list(_legend_rows([line.legend for line in lines], wide - 0.25))
@@ -243,6 +244,21 @@ def _draw_states(axes: Axes, shown: Shown, times: Times) -> None:
     _time_axis(axes, times)
 
 
+def _draw_words(figure: Figure, shown: Shown, corner: tuple[float, float]) -> None:
+    """Name the colours that are there, from the right, where there is more than one."""
+    width, height = figure.get_size_inches()
+    seen = {value for line in shown.lines for _, value in line.points}
+    x, y = corner
+    named = sorted(seen & shown.panel.words.keys(), reverse=True)
+    for value in named if len(named) > 1 else ():
+        word, color = shown.panel.words[value]
+        x -= 0.3 + 0.068 * len(word)
+        figure.text(
+            x / width, y / height, "■", fontsize=9, color=_NAMED[color], fontfamily="DejaVu Sans"
+        )
+        figure.text((x + 0.14) / width, y / height, word, fontsize=9.5, color=_FAINT)
+
+
 def spans(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float, float]]:
     """Yield each value with when it began and ended; a gap belongs to what was before."""
     began, last = points[0]
@@ -272,11 +288,11 @@ def _draw_lines(axes: Axes, panel: Panel, lines: Sequence[Line], times: Times) -
         axes.axhline(panel.bad_from, color=_NAMED["red"], linestyle="--", linewidth=1)
         most = max(most, panel.bad_from)
     axes.set_ylim(0, 1.08 * most if most > 0 else 1)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    scale = max(most, 0)
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: units.told(value, panel.unit, scale))
-    )
+    top = axes.get_ylim()[1]
+    size = units.size(panel.unit, top)  # round numbers are round in what is written
+    steps = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top / size)
+    ticks = [step * size for step in steps if step * size <= top]
+    axes.set_yticks(ticks, labels=[units.told(tick, panel.unit, top) for tick in ticks])
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
     _time_axis(axes, times)

@@ -193,7 +193,7 @@ def _wishes(to: Target, run: str, coupons: Sequence[tuple[str, str]], at_fault: 
             return _post(to, "/v1/coupons", f"{run}-{buyer}", {"user_id": f"{run}-{buyer}"}, ticket)
         again = at_fault and buyer > 100 and buyer % 50 == 0
         user, code = f"{run}-{buyer}", ""
-        if share >= _ASK + _PLAIN and (at := buyer - (100 if again else 0)) < len(coupons):
+        if share >= _ASK + _PLAIN and (at := buyer - (99 if again else 0)) < len(coupons):
             user, code = coupons[at]
         (sku,) = drawn.choices(_ITEMS, _POPULARITY)
         wish = {"user_id": user, "lines": [{"sku": sku, "quantity": 1}]}

@@ -132,6 +132,18 @@ def test_values_are_told_in_their_unit(value: float, unit: str, told: str) -> No
     assert units.told(value, unit) == told
 
 
+def test_the_figures_of_an_axis_are_told_alike() -> None:
+    """And are round in what is written, not in bytes or seconds."""
+    assert units.told(20 * 1024**2, "bytes", 3 * 1024**3) == "0.0195 GiB"
+    assert units.told(100_000_000, "short", 120_000_000) == "100 M"
+    assert units.told(500, "short", 120_000_000) == "0.0005 M"
+    assert (units.size("s", 0.5), units.size("s", 600), units.size("bytes", 2**21)) == (
+        0.001,
+        60,
+        2**20,
+    )
+
+
 def test_a_panel_without_an_answer_says_so() -> None:
     """An empty frame could be taken for a flat line."""
     shown = [Shown(panel, []) for panel in boards.read("overload").panels]
