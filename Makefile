@@ -11,7 +11,7 @@ export PIP_NO_CACHE_DIR := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test lint format bench bench-overload bench-profile bench-campaign
+.PHONY: help setup demo test lint format bench bench-overload bench-profile bench-campaign pictures
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,3 +54,6 @@ bench-profile: $(VENV)/synced ## Say where the CPU microseconds of one order go
 
 bench-campaign: $(VENV)/synced ## Run 10 million orders through the nine-hour curve, resumably
 	@$(RUN)/python -m tests.benchmarks.campaign $(ARGS)
+
+pictures: $(VENV)/synced ## Draw the dashboards from a real Prometheus, in three minutes
+	@$(RUN)/python -m tests.dashboards $(ARGS)

@@ -174,6 +174,10 @@ class Buyers:
             raise MeasurementError(msg)
         return self.heard
 
+    def stop(self) -> None:
+        """End the sending now, from any thread; `run` still hears the last answers."""
+        self._seconds = 0.0
+
     async def _run(self) -> None:
         self._unix = time.time() - monotonic()  # a wall clock that nobody sets while we measure
         pool = Pool(self._to, self._connections, _TIMEOUT_S, listener=self)

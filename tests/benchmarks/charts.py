@@ -16,7 +16,7 @@ from msgspec import Struct
 from tests.benchmarks.goals import Results
 
 FOLDER = Path(__file__).with_name("charts")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "tidegate",  # or ids of its elements would be random
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
@@ -60,13 +60,18 @@ class Chart(Struct, frozen=True):
 
 def drawn(title: str, draw: Callable[[Axes], None]) -> str:
     """Draw an SVG in the style of all charts."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(title)
         draw(axes)
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        return svg_of(figure)
+
+
+def svg_of(figure: Figure) -> str:
+    """Write a figure as SVG: the same figure gives the same bytes."""
+    text = StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     # Some lines end in blanks, which every tool that looks at diffs complains about.
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
