@@ -13,6 +13,7 @@ OBSERVING: tuple[Aim, ...] = (
             Bar("units apart", 0, 0, figure("exact", "differences"), less=True),
             Bar("falls of a counter", 0, 0, figure("exact", "falls"), less=True),
             Bar("receipts lost", 0, 0, figure("exact", "receipts_lost"), less=True),
+            Bar("intents without a receipt", 0, 0, figure("exact", "unheard"), less=True),
             Bar("audit violations", 0, 0, figure("exact", "violations"), less=True),
         ),
         lambda r: r.told(

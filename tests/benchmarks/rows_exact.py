@@ -21,6 +21,7 @@ from http.client import HTTPException
 from typing import Final, Self
 
 import psycopg
+from msgspec import Struct
 from msgspec.structs import replace
 
 from deploy.embedded.cluster import Cluster
@@ -80,13 +81,28 @@ GROUP BY campaign_id, kind, status, reason
 _COUPONS = """
 SELECT campaign_id, count(*), count(redeemed_by_order) FROM audit.coupons GROUP BY campaign_id
 """
-_SHOWN: Final = (
-    "tidegate_intents_accepted_total",
+ACCEPTED: Final = "tidegate_intents_accepted_total"
+REFUSED: Final = "tidegate_intents_refused_total"
+SHOWN: Final = (
+    ACCEPTED,
     "tidegate_intents_committed_total",
-    "tidegate_intents_refused_total",
+    REFUSED,
     "tidegate_coupons_issued_total",
     "tidegate_coupons_redeemed_total",
 )
+
+
+class Endured(Struct, frozen=True):
+    """What became of the row's load."""
+
+    books: Sequence[Books]  # of the senders
+    shown: Samples  # by the exporter, in the end
+    counted: Samples  # in the tables, in the end
+    before: float  # intents that were there when it began
+    kills: Mapping[str, int]  # of processes, by role
+    restarts: int
+    falls: int  # of a counter that the exporter showed meanwhile
+    scrapes: int
 
 
 def exact(course: Course) -> Finding:
@@ -96,43 +112,47 @@ def exact(course: Course) -> Finding:
     course.say("starting Tidegate")
     with World(workers=_WORKERS) as world:
         per_s = SHARE * _capacity_per_s(course, world)
-        rising = Rising("exporter")
         course.say(f"planning {per_s:,.0f} orders a second for {seconds:.0f} s")
         plans = _plans(world, per_s, seconds)
-        with closing(psycopg.connect(world.cluster.dsn, autocommit=True)) as connection:
-            before = _accepted(count(connection))
-            with _Harm(course, world.cluster, every_s(seconds)) as harm:
-                with Scraper(world.cluster.endpoints().metrics, rising.hear) as scraper:
-                    books = _send(course, world, plans, harm)
-                _until_back(world.cluster)
-            course.say(f"{harm.kills.total()} processes were killed; draining and comparing")
-            wait_until(lambda: open_count(connection) == 0, _DRAIN_MAX_S)
-            shown, counted = _read_after(world.cluster, time.time()), count(connection)
-        lost = _lost(world.cluster.dsn, books)
+        endured = _endure(course, world, plans, every_s(seconds))
+        course.say("looking up receipts, and auditing")
+        lost = _lost(world.cluster.dsn, endured.books)
         report = audit.run(world.cluster.dsn, AUDITOR, drained=True)
-    apart = differences(shown, counted)
-    for (name, labels), units in apart.items():
+    for (name, labels), units in differences(endured.shown, endured.counted).items():
         course.say(f"{units:+,.0f} in {name} {dict(labels)}")
     for check in report.violated:
         course.say(f"audit: {check.name}, such as {check.example}")
-    figures = figures_of(shown) | {
+    figures = figures_of(endured) | {
         "seconds": seconds,
         "offered_per_s": sum(one.sends for one in plans) / seconds,
-        "series": float(len(shown | counted)),
-        "differences": sum(map(abs, apart.values())),
-        "falls": float(rising.falls),
-        "scrapes": float(scraper.done - scraper.failed),
-        "receipts": float(sum(one.tally().accepted for one in books)),
         "receipts_lost": float(lost),
-        "unheard": _accepted(counted) - before - sum(one.tally().accepted for one in books),
-        "unknown": float(sum(one.tally().unknown + one.tally().unsent for one in books)),
-        "asked_again": float(sum(one.tally().retries for one in books)),
-        "kills": float(harm.kills.total()),
-        "restarts": float(harm.restarts),
         "violations": float(sum(check.violations for check in report.checks)),
         "checks": float(len(report.checks)),
     }
-    return Finding(figures | {f"killed, {role}": float(n) for role, n in harm.kills.items()})
+    return Finding(figures)
+
+
+def _endure(course: Course, world: World, plans: Sequence[Plan], every_s: float) -> Endured:
+    """Send while harm is done, wait until all is well and decided, and read both sides."""
+    cluster, rising = world.cluster, Rising("exporter")
+    with closing(psycopg.connect(cluster.dsn, autocommit=True)) as connection:
+        before = total(count(connection), ACCEPTED)
+        with _Harm(course, cluster, every_s) as harm:
+            with Scraper(cluster.endpoints().metrics, rising.hear) as scraper:
+                books = _send(course, world, plans, harm)
+                _until_back(cluster)
+        course.say(f"{harm.kills.total()} processes were killed; draining and comparing")
+        wait_until(lambda: open_count(connection) == 0, _DRAIN_MAX_S)
+        return Endured(
+            books=books,
+            shown=_read_after(cluster, time.time()),
+            counted=count(connection),
+            before=before,
+            kills=harm.kills,
+            restarts=harm.restarts,
+            falls=rising.falls,
+            scrapes=scraper.done - scraper.failed,
+        )
 
 
 def every_s(seconds: float) -> float:
@@ -273,7 +293,7 @@ def _read_after(cluster: Cluster, at: float) -> Samples:
     wait_until(is_read, _READ_MAX_S)
     if not is_read():
         raise MeasurementError("the exporter does not read the tables any more")
-    return {series: value for series, value in found.items() if series[0] in _SHOWN}
+    return {series: value for series, value in found.items() if series[0] in SHOWN}
 
 
 def count(connection: psycopg.Connection) -> Samples:
@@ -286,7 +306,7 @@ def count(connection: psycopg.Connection) -> Samples:
 
 def _counted(connection: psycopg.Connection) -> Iterator[tuple[tuple[str, Labels], int]]:
     for campaign, kind, status, reason, intents in connection.execute(_INTENTS):
-        yield ("tidegate_intents_accepted_total", ()), intents
+        yield (ACCEPTED, ()), intents
         if status != "accepted":
             labels = {"campaign": campaign, "kind": kind} | ({"reason": reason} if reason else {})
             yield (f"tidegate_intents_{status}_total", labels_of(labels)), intents
@@ -304,20 +324,32 @@ def differences(shown: Samples, counted: Samples) -> Mapping[tuple[str, Labels],
     return {series: units for series, units in apart.items() if units}
 
 
-def figures_of(shown: Samples) -> dict[str, float]:
-    """Say what the exporter showed, and for how many reasons intents were refused."""
+def figures_of(endured: Endured) -> dict[str, float]:
+    """Say what the exporter showed, what the senders know, and how far both are from the tables."""
+    shown, counted = endured.shown, endured.counted
+    tallies = [one.tally() for one in endured.books]
+    receipts = sum(one.accepted for one in tallies)
     refused = {
         dict(labels)["reason"]
         for (name, labels), value in shown.items()
-        if name == "tidegate_intents_refused_total" and value
+        if name == REFUSED and value
     }
-    words = ("accepted", "committed", "refused", "issued", "redeemed")
-    figures = {word: total(shown, name) for word, name in zip(words, _SHOWN, strict=True)}
-    return figures | {"reasons": float(len(refused))}
-
-
-def _accepted(counted: Samples) -> float:
-    return total(counted, "tidegate_intents_accepted_total")
+    sums = zip(("accepted", "committed", "refused", "issued", "redeemed"), SHOWN, strict=True)
+    return {word: total(shown, name) for word, name in sums} | {
+        "reasons": float(len(refused)),
+        "series": float(len(shown | counted)),
+        "differences": sum(map(abs, differences(shown, counted).values())),
+        "falls": float(endured.falls),
+        "scrapes": float(endured.scrapes),
+        "receipts": float(receipts),
+        # In the tables, and nobody holds a receipt: only one whose every answer was lost.
+        "unheard": total(counted, ACCEPTED) - endured.before - receipts,
+        "unknown": float(sum(one.unknown + one.unsent for one in tallies)),
+        "asked_again": float(sum(one.retries for one in tallies)),
+        "kills": float(sum(endured.kills.values())),
+        "restarts": float(endured.restarts),
+        **{f"killed, {role}": float(count) for role, count in endured.kills.items()},
+    }
 
 
 def _lost(dsn: str, books: Sequence[Books]) -> int:

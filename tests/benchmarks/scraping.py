@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 Labels = tuple[tuple[str, str], ...]  # names and values, by name
-Samples = Mapping[tuple[str, Labels], float]
+Samples = dict[tuple[str, Labels], float]
 
 INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 5.0

@@ -10,16 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from deploy.load.books import Books
 from tests.benchmarks import rows_exact, rows_observed
 from tests.benchmarks.measuring import Measured
-from tests.benchmarks.rows_exact import EVERY_S, ROLES, differences, every_s
+from tests.benchmarks.rows_exact import (
+    ACCEPTED,
+    EVERY_S,
+    REFUSED,
+    ROLES,
+    Endured,
+    differences,
+    every_s,
+)
 from tests.benchmarks.rows_observed import SILENT, Pair, Window
 from tests.benchmarks.scraping import Rising, Samples, labels_of, samples, total
 from tests.unit.bench_builders import measured
 
 ROOT = Path(__file__).parents[2]
-ACCEPTED = "tidegate_intents_accepted_total"
-REFUSED = "tidegate_intents_refused_total"
 
 
 def refusals(**by_reason: float) -> Samples:
@@ -101,13 +108,36 @@ def test_one_unit_in_one_series_is_a_difference(
     assert sorted(differences(shown, counted).values()) == sorted(units)
 
 
+def endured(shown: Samples, counted: Samples, receipts: int = 0) -> Endured:
+    books = Books(receipts + 1)
+    for n in range(receipts):
+        books.accepted(n, f"intent-{n}", 0.0)
+    kills = {"api": 2, "worker": 3}
+    return Endured([books], shown, counted, 10.0, kills, restarts=6, falls=0, scrapes=9)
+
+
 def test_figures_tell_sums_and_how_many_reasons_there_were() -> None:
     """A reason that nobody was refused for is none."""
     shown = {(ACCEPTED, ()): 12.0, **refusals(coupon_unknown=2, sold_out=1, expired=0)}
 
-    figures = rows_exact.figures_of(shown)
+    figures = rows_exact.figures_of(endured(shown, shown))
 
     assert (figures["accepted"], figures["refused"], figures["reasons"]) == (12, 3, 2)
+    assert (figures["differences"], figures["kills"], figures["restarts"]) == (0, 5, 6)
+
+
+def test_differences_of_either_sign_add_up() -> None:
+    """One too many here and one too few there are two."""
+    figures = rows_exact.figures_of(endured(refusals(a=2, b=3), refusals(a=3, b=2)))
+
+    assert figures["differences"] == 2
+
+
+def test_what_the_tables_hold_and_no_sender_knows_of_is_told() -> None:
+    """Of 15 intents 10 were there before; for 4 there is a receipt."""
+    rows: Samples = {(ACCEPTED, ()): 15.0}
+
+    assert rows_exact.figures_of(endured(rows, rows, receipts=4))["unheard"] == 1
 
 
 def test_each_role_is_killed_even_in_a_short_run() -> None:
