@@ -21,6 +21,7 @@ def _say_nothing(*_: object, **__: object) -> None:
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.captureWarnings(True)  # as where they are told
     logging.disable(logging.CRITICAL)
 
 
