@@ -26,7 +26,7 @@ from tests.benchmarks.measuring import Measured, MeasurementError
 from tests.benchmarks.scraping import Scraper, samples, scrape, total
 from tests.benchmarks.world import World
 
-PAIRS = 6
+PAIRS = 10
 WINDOW_S = 6.0
 WARM_UP_S = 4.0
 CONNECTIONS = 1_000
