@@ -11,7 +11,7 @@ export PIP_NO_CACHE_DIR := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test lint format bench bench-overload bench-profile bench-campaign pictures
+.PHONY: help setup demo test lint format bench bench-overload bench-observe bench-profile bench-campaign pictures
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ bench: $(VENV)/synced ## Measure every goal of speed but the 10-million run, bes
 
 bench-overload: $(VENV)/synced ## Offer up to 20 times the capacity, beside plain Celery without admission
 	@$(RUN)/python -m tests.benchmarks --rows overload,plain_overload,storm,issuance,greedy,scarce,faults,appointments $(ARGS)
+
+# `make bench-observe ARGS="--seconds 6"`: kills for one minute instead of ten.
+bench-observe: $(VENV)/synced ## Hold metrics against the audit through ten minutes of kills; say what they cost
+	@$(RUN)/python -m tests.benchmarks --rows exact,observed $(ARGS)
 
 bench-profile: $(VENV)/synced ## Say where the CPU microseconds of one order go
 	@$(RUN)/python -m tests.benchmarks.stages $(ARGS)

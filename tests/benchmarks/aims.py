@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from tests.benchmarks.aims_observing import OBSERVING
 from tests.benchmarks.aims_overload import OVERLOAD
 from tests.benchmarks.aims_speed import SPEED
 
-AIMS = (*SPEED, *OVERLOAD)
+AIMS = (*SPEED, *OVERLOAD, *OBSERVING)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-# In the order of an order's life; the last four belong to no single order.
+# In the order of an order's life; the last five belong to no single order.
 STAGES: Final[Mapping[str, str]] = {
     "event loop": "the API's uvloop itself: epoll, reading sockets, waking up for its threads",
     "HTTP parse": "bytes to header fields and body",
@@ -32,6 +32,7 @@ STAGES: Final[Mapping[str, str]] = {
     "apply": "writing orders, lines, redemptions, balances, ledger and outcomes",
     "announce": "out of flight, and telling the outcomes",
     "hear": "the API listens to the outcomes for whoever waits",
+    "observe": "counting, logging and following calls and batches; being scraped; the exporter",
     "log and checkpoints": "PostgreSQL's own processes: WAL writer, checkpointer, background writer",
     "vacuum": "PostgreSQL's own processes: autovacuum",
     "redispatch": "the redispatcher's looks, and its statements",
@@ -47,14 +48,16 @@ WORKER: Final = "worker"
 POSTGRES: Final = "PostgreSQL"
 VALKEY: Final = "Valkey"
 REDISPATCHER: Final = "redispatcher"
+EXPORTER: Final = "exporter"
 SENDER: Final = "sender"
-PROCESSES: Final = (API, WORKER, POSTGRES, VALKEY, REDISPATCHER, SENDER)
+PROCESSES: Final = (API, WORKER, POSTGRES, VALKEY, REDISPATCHER, EXPORTER, SENDER)
 
 # Of a Python process, what no frame of the table is part of.
 UNKNOWN_OF: Final[Mapping[str, str]] = {
     API: "other",
     WORKER: "consume",
     REDISPATCHER: "redispatch",
+    EXPORTER: "observe",
 }
 
 _FILES: Final[Mapping[str, str]] = {
@@ -70,7 +73,6 @@ _FILES: Final[Mapping[str, str]] = {
     "producer/http/intents.py": "validate",
     "producer/batcher.py": "batch",
     "producer/http/bootstrap.py": "batch",
-    "producer/metering.py": "batch",
     "producer/http/render.py": "answer",
     "producer/http/replies.py": "answer",
     # Its threads.
@@ -93,18 +95,39 @@ _FILES: Final[Mapping[str, str]] = {
     "workers/contract/resource.py": "announce",
     "workers/runtime/bootstrap.py": "announce",
     "workers/runtime/worker.py": "consume",
-    "workers/runtime/telemetry.py": "consume",
+    # What all of them count and tell.
+    "config/exceptions.py": "observe",
+    "config/logging.py": "observe",
+    "config/meters.py": "observe",
+    "config/redaction.py": "observe",
+    "config/repetition.py": "observe",
+    "config/sampling.py": "observe",
+    "config/tracing/tracer.py": "observe",
+    "producer/metering.py": "observe",
+    "producer/tracing.py": "observe",
+    "producer/http/access.py": "observe",
+    "producer/http/health.py": "observe",
+    "producer/http/metering.py": "observe",
+    "producer/http/tracing.py": "observe",
+    "prometheus_client/exposition.py": "observe",
+    "workers/contract/trace.py": "observe",
+    "workers/runtime/metering.py": "observe",
+    "workers/runtime/telemetry.py": "observe",
+    "workers/runtime/tracing.py": "observe",
 }
 
 _FUNCTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("uvicorn/protocols/http/httptools_impl.py", "send"): "answer",
     ("uvicorn/protocols/http/httptools_impl.py", "on_response_complete"): "answer",
+    ("producer/http/app.py", "_note"): "observe",
     ("producer/http/app.py", "_send"): "answer",
     ("producer/http/calls.py", "answer"): "answer",
     ("producer/http/calls.py", "authorise"): "validate",
     ("producer/http/calls.py", "idempotency_key"): "validate",
+    ("producer/http/calls.py", "is_in"): "observe",
     ("producer/http/calls.py", "known_gateway"): "validate",
     ("producer/http/calls.py", "render"): "answer",
+    ("producer/http/calls.py", "trace"): "observe",
     ("producer/http/connections.py", "_written"): "answer",
     ("producer/http/connections.py", "answered"): "answer",
     ("producer/http/connections.py", "tell"): "answer",
@@ -145,6 +168,7 @@ _COMMANDS: Final = (
 _APPLICATIONS: Final = (
     ("tidegate-api-intake", "journal"),
     ("tidegate-redispatcher", "redispatch"),
+    ("tidegate-exporter", "observe"),
     ("tidegate-api", "other"),
 )
 BATCH_APPLICATION: Final = "tidegate-worker"  # its statements tell the stages apart

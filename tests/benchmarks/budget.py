@@ -21,7 +21,11 @@ RECORD = FOLDER / "records" / "profile.json"
 CHART = FOLDER / "charts" / "stages.svg"
 
 _COLOURS = dict(
-    zip(PROCESSES[:-1], ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#6e7781"), strict=True)
+    zip(
+        PROCESSES[:-1],
+        ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#6e7781", "#bf3989"),
+        strict=True,
+    )
 )
 _SHOWN_US = 0.05  # less than this is not worth a line
 
@@ -124,7 +128,8 @@ Written by `make bench-profile` on {budget.date}: {on.processor}, {on.cores} cor
 
 {_headline(budget)} Two lines and a coupon each, one intent per POST, closed loop, \
 {budget.committed_per_s:,.0f} committed a second meanwhile. Microseconds of CPU per order; the stages \
-from {DECIDING[0]} to {DECIDING[-1]} per committed one, the others per accepted one:
+from {DECIDING[0]} to {DECIDING[-1]} per committed one, the others per accepted one. \
+Metrics were scraped every second:
 
 {chr(10).join(lines)}
 

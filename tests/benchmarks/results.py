@@ -39,6 +39,10 @@ the database made before; no HTTP, no queue, nothing to decide.
 sender on the same machine can offer twenty times the capacity. Committed *in time* means within 10 s \
 of the posting. Sojourn counts from acceptance; plain Celery writes an intent down only when its task \
 begins, so there the wait in its queue is not in the sojourn: see who came too late.
+- Metrics: what the exporter shows once all that was killed is back and nothing is open, series by \
+series, beside what is counted row by row in the audit's views. What they cost: two systems loaded in \
+turn, close in time; in one of them whoever counts or logs does nothing \
+(`tests/benchmarks/silent/sitecustomize.py`). What a batch counts in its own statement is in both.
 """
 
 

@@ -35,11 +35,20 @@ from msgspec import Struct
 
 from deploy.embedded.cluster import Cluster
 from tests.benchmarks import attribution, budget, kernel
-from tests.benchmarks.attribution import API, POSTGRES, REDISPATCHER, SENDER, VALKEY, WORKER
+from tests.benchmarks.attribution import (
+    API,
+    EXPORTER,
+    POSTGRES,
+    REDISPATCHER,
+    SENDER,
+    VALKEY,
+    WORKER,
+)
 from tests.benchmarks.budget import Function
 from tests.benchmarks.kernel import Cpu
 from tests.benchmarks.machine import Machine, read_machine
 from tests.benchmarks.measuring import MeasurementError
+from tests.benchmarks.scraping import Scraper
 from tests.benchmarks.sender import Sender
 from tests.benchmarks.spying import STARTS_WITHIN_S, Spies
 from tests.benchmarks.world import World
@@ -48,7 +57,7 @@ from workers.store.sql import queries
 WARM_UP_S = 4.0  # prepared statements, connections, the first partitions
 PER_SECOND_MAX = 14_000  # orders are prepared for this
 _SAMPLED = (API, WORKER)
-_ROLES = {API: "api", WORKER: "worker", REDISPATCHER: "redispatcher"}
+_ROLES = {API: "api", WORKER: "worker", REDISPATCHER: "redispatcher", EXPORTER: "exporter"}
 _SLOW_LOG_MAX = 200_000
 FUNCTIONS_MAX = 40  # the dearest, that are told
 
@@ -100,7 +109,11 @@ def measure(*, seconds: float, connections: int) -> budget.Budget:
         cluster = world.cluster
         posts = world.orders(int(PER_SECOND_MAX * lasts_s)).posts()
         sender = Sender(world.to, posts, connections, seconds=lasts_s)
-        with psycopg.connect(cluster.dsn, autocommit=True) as watch, _running(sender):
+        with (
+            psycopg.connect(cluster.dsn, autocommit=True) as watch,
+            _running(sender),
+            Scraper(cluster.endpoints().metrics),
+        ):
             time.sleep(WARM_UP_S)
             before = _look(cluster, watch)
             time.sleep(seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from deploy.embedded import launching, process
 from deploy.embedded.cluster import Cluster
 from deploy.embedded.ports import free_port
 from deploy.embedded.postgres import _program
+from tests import programs
 from tests.deploy_files import DEPLOY
 from workers.store import audit
 from workers.store.migrate import migrate
@@ -28,12 +28,6 @@ from workers.store.pool import AUDITOR, OPERATOR, PRODUCER, WORKER, Bounds, conn
 
 GUIDE = (DEPLOY / "DEPLOY.md").read_text()
 ROLES = f"{PRODUCER}, {WORKER}, {AUDITOR}, {OPERATOR}"
-PGBOUNCER = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-
-pooled = pytest.mark.skipif(
-    not Path(PGBOUNCER).exists(),
-    reason="PgBouncer is not installed here (apt-get install pgbouncer)",
-)
 
 
 def block(kind: str) -> str:
@@ -177,8 +171,9 @@ def bouncing(cluster: Cluster, folder: Path, lines: str) -> Iterator[int]:
         "auth_type = scram-sha-256\nauth_file = users.txt\nlogfile = pgbouncer.log\n"
         f"default_pool_size = 10\n{lines}\n"
     )
-    run_as = launching.ordinary_user([PGBOUNCER, "--version"], folder)
-    line = launching.command([PGBOUNCER, "pgbouncer.ini"], folder, SIGKILL, run_as)
+    pooler = programs.find("pgbouncer", "pgbouncer", "/usr/sbin/pgbouncer")
+    run_as = launching.ordinary_user([pooler, "--version"], folder)
+    line = launching.command([pooler, "pgbouncer.ini"], folder, SIGKILL, run_as)
     life = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert process.until(lambda: _listens(port) or life.poll() is not None, 20)
@@ -199,7 +194,6 @@ def _listens(port: int) -> bool:
     return True
 
 
-@pooled
 def test_without_being_told_a_pooler_refuses_what_a_session_is_made_of(
     fresh: Cluster, owner_dsn: str, tmp_path: Path
 ) -> None:
@@ -209,7 +203,6 @@ def test_without_being_told_a_pooler_refuses_what_a_session_is_made_of(
             connect(app, WORKER, Bounds(), name="test")
 
 
-@pooled
 def test_orders_pass_a_pooler_in_session_mode_set_up_as_printed(
     fresh: Cluster, owner_dsn: str, tmp_path: Path
 ) -> None:
@@ -231,7 +224,6 @@ def test_orders_pass_a_pooler_in_session_mode_set_up_as_printed(
         assert bound == ("5s",)
 
 
-@pooled
 def test_in_transaction_mode_one_session_would_weaken_anothers_commits(
     fresh: Cluster, owner_dsn: str, tmp_path: Path
 ) -> None:

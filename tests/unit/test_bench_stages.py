@@ -61,6 +61,26 @@ def test_a_sample_belongs_to_the_deepest_function_that_is_known() -> None:
     assert stage_of(samples("thread (1): x;f (lib.py) 1")[0].stack, "other") == "other"
 
 
+@pytest.mark.parametrize(
+    "stack",
+    [
+        "App.hot (producer/http/app.py);_note (producer/http/app.py)",
+        "_note (producer/http/app.py);count_call (producer/http/metering.py)",
+        "AccessLog.note (producer/http/access.py);Call.is_in (producer/http/calls.py)",
+        "Call.trace (producer/http/calls.py);trace_of (workers/contract/trace.py)",
+        "Intake.submit (producer/intake.py);Watch.lap (producer/metering.py)",
+        "Admitting.ask (producer/admitting.py);count_verdicts (producer/metering.py)",
+        "Processor.run (workers/service/process_batch.py);Counter.inc (config/meters.py)",
+        "_Child.process (workers/runtime/worker.py);tell_batch (workers/runtime/telemetry.py)",
+        "tell_batch (workers/runtime/telemetry.py);msg (structlog/_base.py)",
+        "process_request_thread (socketserver.py);generate_latest (prometheus_client/exposition.py)",
+    ],
+)
+def test_what_counts_and_tells_is_told_apart_from_what_it_tells_of(stack: str) -> None:
+    """Whoever calls it: so the profile says what observing costs."""
+    assert stage_of(samples(f"thread (1): x;{stack} 1")[0].stack, "other") == "observe"
+
+
 def test_each_threads_cpu_is_shared_out_by_its_own_samples() -> None:
     """A thread that is sampled often while it waits gets no more than the kernel counted for it."""
     assert by_function(samples(RAW), {7: 2.0, 9: 3.0, 11: 0.5}, "other") == {
@@ -95,6 +115,7 @@ def test_a_query_is_recognised_as_postgresql_shows_it(name: str) -> None:
         ("tidegate-api-intake", "client backend", "journal"),
         ("tidegate-api-reads", "client backend", "other"),
         ("tidegate-redispatcher", "client backend", "redispatch"),
+        ("tidegate-exporter", "client backend", "observe"),
         ("tidegate-worker", "client backend", None),
         ("", "autovacuum worker", "vacuum"),
         ("", "walwriter", "log and checkpoints"),
@@ -150,10 +171,10 @@ def a_budget(**changed: object) -> budget.Budget:
 def test_the_document_shows_each_stage_that_costs_anything() -> None:
     """One line for a stage, a column for a process; what is next to nothing is left out."""
     text = budget.document(a_budget())
-    assert "| gate | 4.0 |  |  | 3.5 |  | 7.5 |" in text
+    assert "| gate | 4.0 |  |  | 3.5 |  |  | 7.5 |" in text
     assert "| decide |  | 6.2 |" in text
     assert "| hear |" not in text
-    assert "30 µs of CPU each without the sender" in text
+    assert "36 µs of CPU each without the sender" in text
     assert "| Gate.admit (workers/contract/gate.py) | gate | API | 4.0 |" in text
     assert "Not known" not in text
 

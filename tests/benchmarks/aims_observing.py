@@ -1,0 +1,82 @@
+"""What is wanted of metrics and logs: that they are right, and cost little."""
+
+from __future__ import annotations
+
+from tests.benchmarks.goals import Aim, Bar, figure
+
+OBSERVING: tuple[Aim, ...] = (
+    Aim(
+        "exact",
+        "metrics against the audit's own counts after kills of workers, their children, API, exporter "
+        "and governor in turn, at half of the load that the machine takes",
+        (
+            Bar("units apart", 0, 0, figure("exact", "differences"), less=True),
+            Bar("falls of a counter", 0, 0, figure("exact", "falls"), less=True),
+            Bar("receipts lost", 0, 0, figure("exact", "receipts_lost"), less=True),
+            Bar("intents without a receipt", 0, 0, figure("exact", "unheard"), less=True),
+            Bar("audit violations", 0, 0, figure("exact", "violations"), less=True),
+        ),
+        lambda r: r.told(
+            "{:,.0f} accepted, {:,.0f} committed, {:,.0f} refused for {:,.0f} reasons, {:,.0f} coupons "
+            "issued, {:,.0f} redeemed, in {:,.0f} series; {:,.0f} kills and {:,.0f} restarts in "
+            "{:,.0f} s at {:,.0f}/s; {:,.0f} receipts, {:,.0f} times asked again",
+            *(
+                ("exact", name)
+                for name in (
+                    "accepted",
+                    "committed",
+                    "refused",
+                    "reasons",
+                    "issued",
+                    "redeemed",
+                    "series",
+                    "kills",
+                    "restarts",
+                    "seconds",
+                    "offered_per_s",
+                    "receipts",
+                    "asked_again",
+                )
+            ),
+        ),
+    ),
+    Aim(
+        "observed",
+        "throughput at 1,000 connections with metrics and logs as shipped, all scraped every second, "
+        "over the same with metrics and logs that do nothing; median of pairs",
+        (
+            Bar("", 0.95, 0.98, figure("observed", "kept"), digits=3),
+            Bar(
+                "of their CPU, API and worker",
+                1.05,
+                1.02,
+                figure("observed", "cpu_over_off"),
+                less=True,
+                digits=3,
+            ),
+        ),
+        lambda r: r.told(
+            "{:,.0f}/s with, {:,.0f}/s without; {:.0f} pairs, {:.3f} to {:.3f} and of CPU {:.3f} to "
+            "{:.3f}; µs of CPU per order: API {:.1f} and {:.1f}, worker {:.1f} and {:.1f}; "
+            "{:,.0f} scrapes, {:,.0f} lines of log",
+            *(
+                ("observed", name)
+                for name in (
+                    "on_per_s",
+                    "off_per_s",
+                    "pairs",
+                    "kept_least",
+                    "kept_most",
+                    "cpu_over_off_least",
+                    "cpu_over_off_most",
+                    "api_on_us",
+                    "api_off_us",
+                    "worker_on_us",
+                    "worker_off_us",
+                    "scrapes",
+                    "log_lines",
+                )
+            ),
+        ),
+    ),
+)
