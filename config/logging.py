@@ -16,7 +16,6 @@ import atexit
 import logging
 import os
 import re
-import select
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from config import exceptions
+from config.lines import Lines, LinesBehind
 from config.redaction import Redaction, text
 from config.repetition import Key, Repetition
 
@@ -83,6 +83,7 @@ def configure(
     """
     descriptor = 1 if to == "stdout" else 2
     pretty = os.isatty(descriptor) if fmt == "auto" else fmt == "text"
+    _out.descriptor, _out.lines = descriptor, Lines(descriptor)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -93,7 +94,7 @@ def configure(
             _pretty(colors=os.isatty(descriptor)) if pretty else _json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_number(level)),
-        logger_factory=lambda *_: _Lines(descriptor),
+        logger_factory=lambda *_: _out.lines,
         # Loggers are made at import, before this is called, and again after a fork.
         cache_logger_on_first_use=False,
     )
@@ -104,27 +105,26 @@ def configure(
     atexit.register(flush)
 
 
+def write_behind() -> None:
+    """From now on write from a thread: for a process that serves many from one, and does not fork."""
+    _out.lines = LinesBehind(_out.descriptor, _tell_unwritten)
+
+
 def flush() -> None:
     """Tell what was left out so far; for a process that ends without running exit handlers."""
     _tell_left_out(repetition.ended(now_all=True))
+    behind, _out.lines = _out.lines, Lines(_out.descriptor)
+    behind.close()
 
 
-class _Lines:
-    """Writes lines, each with one system call and without a lock: a fork may find any lock held."""
+class _Out:
+    """Where lines go: loggers are made anew for each event."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    descriptor = 2
+    lines = Lines(descriptor)
 
-    def msg(self, line: bytes) -> None:
-        # Nobody reads, or the disk is full: a line never breaks its caller.
-        with suppress(OSError):
-            while line:
-                try:
-                    line = line[os.write(self._descriptor, line) :]
-                except BlockingIOError:  # somebody shares the pipe who does not want to wait for it
-                    select.select([], [self._descriptor], [])
 
-    debug = info = warning = error = critical = exception = log = msg
+_out: Final = _Out()
 
 
 # Processors --------------------------------------------------------------------------------------
@@ -154,6 +154,10 @@ def _tell_left_out(counted: list[tuple[Key, int]]) -> None:
     for (level, event, *which), left_out in counted:
         say = getattr(structlog.get_logger(), level or "warning")
         say("repeated", of=event, which=which, left_out=left_out, wide=True)
+
+
+def _tell_unwritten(count: int) -> None:
+    structlog.get_logger().warning("lines not written in time", left_out=count, wide=True)
 
 
 def _stamp(process: str) -> Processor:

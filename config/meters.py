@@ -19,7 +19,8 @@ import mmap
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter as Counted
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
@@ -126,16 +127,16 @@ class Histogram:
             memory.cells[place + bucket] += count
             memory.cells[place + len(self._bounds) + 1] += count * value
 
-    def observe_many(self, values: Iterable[float]) -> None:
+    def observe_many(self, values: Sequence[float]) -> None:
         """Count each of some values."""
-        memory, bounds = _memory, self._bounds
+        buckets = Counted(map(bisect_left, itertools.repeat(self._bounds), values))
+        total = sum(values)
+        memory = _memory
         with memory.lock:
             place = memory.base + self._place
-            total = 0.0
-            for value in values:
-                memory.cells[place + bisect_left(bounds, value)] += 1
-                total += value
-            memory.cells[place + len(bounds) + 1] += total
+            for bucket, count in buckets.items():
+                memory.cells[place + bucket] += count
+            memory.cells[place + len(self._bounds) + 1] += total
 
 
 class _Series(Struct, frozen=True):

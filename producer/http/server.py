@@ -78,6 +78,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(settings: Settings, listening: socket.socket) -> int:
     """Serve on a socket that listens, in this process."""
     server = make_server(settings)
+    logging.write_behind()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.freeze()  # what is loaded now stays: no collection needs to look at it again
     gc.set_threshold(*_GC_THRESHOLDS)

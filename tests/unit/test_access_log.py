@@ -92,6 +92,15 @@ def test_a_call_is_told_by_its_intent_too() -> None:
     assert event["intent_id"] == intent_id
 
 
+def test_an_accepted_call_of_no_trace_is_told_by_its_intent_alone() -> None:
+    """A trace of our own making is known nowhere else: it would only double the share."""
+    access = AccessLog(0.5)
+    calls = [call() for _ in range(50)]
+    for one in calls:
+        one.posted, one.given = posted(), Accepted(UUID(int=1), NOW)
+    assert told(access, *[(one, 202) for one in calls]) == []
+
+
 def test_an_event_says_what_came_and_what_became_of_it() -> None:
     """One wide event a call; of what the caller wrote, only what is known here by that name."""
     one = call(traceparent=IN)

@@ -1,0 +1,77 @@
+"""Writing log lines: at once, or from a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Final
+
+WAITING_MAX: Final = 10_000  # lines: a minute of a busy API's, 4 MB or so
+_END_S: Final = 1.0  # for what waits, at the end of the process
+
+
+class Lines:
+    """Writes lines, each with one system call and without a lock: a fork may find any lock held."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def msg(self, line: bytes) -> None:
+        """Write a line; nobody reads, or the disk is full: that never breaks its caller."""
+        with suppress(OSError):
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:  # somebody shares the pipe who does not want to wait for it
+                    select.select([], [self._descriptor], [])
+
+    def close(self) -> None:
+        """Write what waits: nothing does."""
+
+    # As structlog names what it calls.
+    debug = info = warning = error = critical = exception = log = msg
+
+
+class LinesBehind(Lines):
+    """Writes them behind its callers, in their order.
+
+    For who serves thousands from one thread: each system call lets another thread have Python's lock,
+    and a reader that stalls would hold up everybody. Of lines beyond `waiting_max` only the number is
+    kept, and told (`tell`) when there is room again. For one process: a fork takes no thread along.
+    """
+
+    def __init__(
+        self, descriptor: int, tell: Callable[[int], None], waiting_max: int = WAITING_MAX
+    ) -> None:
+        super().__init__(descriptor)
+        self._tell = tell
+        self._waiting_max = waiting_max
+        self._waiting: SimpleQueue[bytes | None] = SimpleQueue()
+        self._left_out = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def msg(self, line: bytes) -> None:
+        """Leave a line to be written."""
+        if self._waiting.qsize() >= self._waiting_max:
+            self._left_out += 1
+            return
+        self._waiting.put(line)
+        if self._left_out:
+            left_out, self._left_out = self._left_out, 0
+            self._tell(left_out)
+
+    def close(self) -> None:
+        """Write what waits, as far as somebody reads it."""
+        self._waiting.put(None)
+        self._thread.join(_END_S)
+
+    def _write(self) -> None:
+        while (line := self._waiting.get()) is not None:
+            super().msg(line)
+
+    debug = info = warning = error = critical = exception = log = msg
