@@ -107,6 +107,8 @@ def _sources(
 
 def _end(by: int | None) -> None:
     """End as the signal would have ended us, now that the terminal is given back."""
+    if by == signal.SIGINT:
+        raise KeyboardInterrupt
     if by is not None:
         signal.signal(by, signal.SIG_DFL)
         os.kill(os.getpid(), by)

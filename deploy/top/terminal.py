@@ -21,14 +21,15 @@ from deploy.top.keys import named
 
 _REST_S: Final = 0.05  # what follows an escape character within it belongs to the same key
 _BYTES_MAX: Final = 256
-_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+# Noted, and not raised: an exception in the midst of anything can be lost there.
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminal:
     """A screen and a keyboard; a context manager. Without a keyboard there are no keys.
 
-    Ctrl-C raises KeyboardInterrupt as ever. SIGTERM and SIGHUP set `ended_by`; Ctrl-Z gives the
-    terminal back while the process is stopped. Both are noticed when keys are asked for.
+    Ctrl-C, SIGTERM and SIGHUP set `ended_by`; Ctrl-Z gives the terminal back while the process is
+    stopped. All are noticed when keys are asked for.
     """
 
     def __init__(self, console: Console) -> None:
