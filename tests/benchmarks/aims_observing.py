@@ -42,7 +42,7 @@ OBSERVING: tuple[Aim, ...] = (
     ),
     Aim(
         "observed",
-        "throughput at 1,000 connections with metrics and logs as shipped, all scraped every second, "
+        "throughput at 1,000 connections with metrics and logs as shipped, all scraped every 5 s, "
         "over the same with metrics and logs that do nothing; median of pairs",
         (
             Bar("", 0.95, 0.98, figure("observed", "kept"), digits=3),

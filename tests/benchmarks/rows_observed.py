@@ -2,7 +2,7 @@
 
 Two systems run beside each other and are loaded in turn, so that the two windows of a pair are close
 in time: the machine differs by a third from minute to minute. Which of a pair comes first changes with
-each pair. One system is as shipped and is scraped every second; in the processes of the other one
+each pair. One system is as shipped and is scraped every 5 s; in the processes of the other one
 metrics and logs do nothing (`silent/sitecustomize.py`), and nobody scrapes it. That they really did
 something here and nothing there is looked up in both at the end.
 """
@@ -27,7 +27,7 @@ from tests.benchmarks.overloading import seconds_to_normal
 from tests.benchmarks.scraping import Scraper, samples, scrape, total
 from tests.benchmarks.world import World
 
-PAIRS = 10
+PAIRS = 14
 WINDOW_S = 6.0
 WARM_UP_S = 4.0
 CONNECTIONS = 1_000
