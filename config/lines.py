@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from select import PIPE_BUF
 from typing import Final
 
 WAITING_MAX: Final = 10_000  # lines: a minute of a busy API's, 4 MB or so
 _END_S: Final = 1.0  # for what waits, at the end of the process
+_LOOK_S: Final = 0.1  # between two looks at what waits
 
 
 class Lines:
@@ -37,11 +39,12 @@ class Lines:
 
 
 class LinesBehind(Lines):
-    """Writes them behind its callers, in their order.
+    """Writes them behind its callers, in their order, from a thread that looks now and then.
 
-    For who serves thousands from one thread: each system call lets another thread have Python's lock,
-    and a reader that stalls would hold up everybody. Of lines beyond `waiting_max` only the number is
-    kept, and told (`tell`) when there is room again. For one process: a fork takes no thread along.
+    For who serves thousands from one thread: each system call, and each thread that is woken, lets
+    another have Python's lock, and a reader that stalls would hold up everybody. Of lines beyond
+    `waiting_max` only the number is kept, and told (`tell`) when there is room again. For one process:
+    a fork takes no thread along.
     """
 
     def __init__(
@@ -50,28 +53,41 @@ class LinesBehind(Lines):
         super().__init__(descriptor)
         self._tell = tell
         self._waiting_max = waiting_max
-        self._waiting: SimpleQueue[bytes | None] = SimpleQueue()
+        self._waiting: deque[bytes] = deque()
         self._left_out = 0
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def msg(self, line: bytes) -> None:
         """Leave a line to be written."""
-        if self._waiting.qsize() >= self._waiting_max:
+        if len(self._waiting) >= self._waiting_max:
             self._left_out += 1
             return
-        self._waiting.put(line)
+        self._waiting.append(line)
         if self._left_out:
             left_out, self._left_out = self._left_out, 0
             self._tell(left_out)
 
     def close(self) -> None:
         """Write what waits, as far as somebody reads it."""
-        self._waiting.put(None)
+        self._ended.set()
         self._thread.join(_END_S)
 
     def _write(self) -> None:
-        while (line := self._waiting.get()) is not None:
-            super().msg(line)
+        ended = False
+        while not ended:
+            ended = self._ended.wait(_LOOK_S)
+            while self._waiting:
+                super().msg(self._together())
+
+    def _together(self) -> bytes:
+        """Take as many lines as the kernel writes in one piece, and one at least."""
+        taken = [self._waiting.popleft()]
+        size = len(taken[0])
+        while self._waiting and size + len(self._waiting[0]) <= PIPE_BUF:
+            taken.append(self._waiting.popleft())
+            size += len(taken[-1])
+        return b"".join(taken)
 
     debug = info = warning = error = critical = exception = log = msg
