@@ -33,6 +33,7 @@ from workers.store.pool import AUDITOR, Session, opener
 _log = structlog.get_logger()
 
 _TURN_S = 0.05
+HANGS_S = 2.0  # a reading takes milliseconds; who takes so long does not answer
 
 
 def run(settings: Settings) -> int:
@@ -64,6 +65,7 @@ class Exporter(Collector):
         self._broker = make_app(settings)
         self._valkey = open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms)
         self._reading = Reading()
+        self._asked_at: float | None = None  # monotonic; PostgreSQL, which has not answered yet
 
     def schedule(self) -> Schedule:
         """Return the duties of reading, each at its interval."""
@@ -78,9 +80,11 @@ class Exporter(Collector):
     def read_tables(self) -> None:
         """Read what the tables say; raises psycopg.Error."""
         began, ours = time.perf_counter(), self._settings
+        self._asked_at = time.monotonic()
         found = figures.read(
             self._session.connection, ours.campaigns, ours.campaigns_max, ours.skus_max
         )
+        self._asked_at = None
         self._reading = replace(
             self._reading,
             figures=found,
@@ -110,8 +114,11 @@ class Exporter(Collector):
         self._reading = replace(self._reading, queues=queues)
 
     def collect(self) -> Iterator[Family]:
-        """Yield the last reading."""
-        yield from families(self._reading)
+        """Yield the last reading; while PostgreSQL hangs there is no failure yet to be told."""
+        reading, asked_at = self._reading, self._asked_at
+        if asked_at is not None and time.monotonic() - asked_at > HANGS_S:
+            reading = replace(reading, postgres_up=False)
+        yield from families(reading)
 
     def _tell_failure(self, name: str, error: Exception) -> None:
         _log.warning("not read", what=name, error=error)
