@@ -27,8 +27,8 @@ from tests.benchmarks.overloading import seconds_to_normal
 from tests.benchmarks.scraping import Scraper, samples, scrape, total
 from tests.benchmarks.world import World
 
-PAIRS = 14
-WINDOW_S = 6.0
+PAIRS = 24
+WINDOW_S = 4.0
 WARM_UP_S = 4.0
 CONNECTIONS = 1_000
 SILENT = Path(__file__).with_name("silent")
