@@ -25,6 +25,7 @@ from tests.benchmarks.course import ASSUMED_PER_S, HEADROOM, Course, Finding
 from tests.benchmarks.measuring import Measured, MeasurementError
 from tests.benchmarks.overloading import seconds_to_normal
 from tests.benchmarks.scraping import Scraper, samples, scrape, total
+from tests.benchmarks.sender import percentile
 from tests.benchmarks.world import World
 
 PAIRS = 24
@@ -72,7 +73,7 @@ class _Side:
         self.name = name
         self.world = world
         self.accepted = 0
-        self.scrapes = 0
+        self.scraped_s: list[float] = []
         course.say(f"warming up what runs with metrics and logs {name}")
         warm_up_s, window_s = course.given.at_most(WARM_UP_S), course.given.at_most(WINDOW_S)
         self._seconds = window_s
@@ -104,7 +105,7 @@ class _Side:
             )
         self.accepted += measured.accepted
         if scraper is not None:
-            self.scrapes += scraper.done - scraper.failed
+            self.scraped_s += scraper.took_s
         return measured
 
 
@@ -120,7 +121,8 @@ def observed(course: Course) -> Finding:
         moved, lines = _heard(on)
         _check_silence(off)
     figures = figures_of(pairs) | {
-        "scrapes": float(on.scrapes),
+        "scrapes": float(len(on.scraped_s)),
+        "scrape_p99_ms": percentile(on.scraped_s, 0.99) * 1_000,
         "samples_moved": float(moved),
         "log_lines": float(lines),
     }

@@ -56,6 +56,7 @@ class Scraper:
     ) -> None:
         self.done = 0
         self.failed = 0  # of them, those that found nobody
+        self.took_s: list[float] = []  # each of the others
         self._urls = dict(urls)
         self._hear = hear
         self._ended = threading.Event()
@@ -80,11 +81,13 @@ class Scraper:
 
     def _scrape(self, name: str, url: str) -> None:
         self.done += 1
+        began = time.monotonic()
         try:
             body, encoding = _asked(url)
         except (OSError, HTTPException):  # it was killed, and is not there again
             self.failed += 1
         else:
+            self.took_s.append(time.monotonic() - began)
             if self._hear is not None:
                 self._hear(name, _text(body, encoding))
 
