@@ -28,7 +28,7 @@ def alerts(objectives: Objectives) -> dict[str, Sequence[Alert]]:
 def files(objectives: Objectives) -> dict[str, str]:
     """Return what is written, by path."""
     return {
-        "rules/objectives.yaml": _rules("tidegate-objectives", recording.rules(objectives)),
+        "rules/objectives.yaml": _rules("tidegate-recording", recording.rules(objectives)),
         **{
             f"alerts/{name}.yaml": _rules(
                 f"tidegate-{name}", [as_rule(alert, objectives.links) for alert in group]
