@@ -217,7 +217,7 @@ def _heard(on: _Side) -> tuple[int, int]:
     shown, logs = _shown(on.world.cluster), _logs(on.world.cluster)
     still = [name for name in _MOVED if not shown.get(name)]
     quiet = [name for name, line in _TOLD.items() if line not in logs.get(name, b"")]
-    if still or quiet or not on.scrapes:
+    if still or quiet or not on.scraped_s:
         raise MeasurementError(f"metrics and logs were not on: {still} still, {quiet} quiet")
     if shown["tidegate_intents_answered_total"] < on.accepted:
         raise MeasurementError("metrics were not on: they count fewer answers than there were")
