@@ -11,14 +11,13 @@ by row in the audit's views; and each receipt that a sender holds must have its 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPException
-from typing import Final, Self
+from typing import Final
 
 import psycopg
 from msgspec import Struct
@@ -35,6 +34,7 @@ from deploy.load.run import send
 from tests.benchmarks import fates
 from tests.benchmarks.course import ASSUMED_PER_S, PROBE_S, Course, Finding
 from tests.benchmarks.measuring import MeasurementError
+from tests.benchmarks.onlooker import Onlooker
 from tests.benchmarks.orders import HOT, HOT_CAMPAIGN
 from tests.benchmarks.overloading import open_count, seconds_to_normal, wait_until
 from tests.benchmarks.rows_faults import kill
@@ -205,13 +205,14 @@ def _send(course: Course, world: World, plans: Sequence[Plan], harm: _Harm) -> l
     return [orders, askers]
 
 
-class _Harm:
+class _Harm(Onlooker):
     """Kills one role after the other, and counts who was killed and who came in their place.
 
-    A context manager; its thread looks on until it is left, kills between `begin` and `end`.
+    A context manager; looks on until it is left, kills between `begin` and `end`.
     """
 
     def __init__(self, course: Course, cluster: Cluster, every_s: float) -> None:
+        super().__init__("harm", _LOOK_S)
         self.every_s = every_s
         self.kills: Counter[str] = Counter()
         self._course = course
@@ -219,18 +220,7 @@ class _Harm:
         self._seen = self._living()
         self._first = len(self._seen)
         self._next_at = float("inf")
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="harm", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Look on."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Look on no more."""
-        self._ended.set()
-        self._thread.join()
+        self._turn = 0
 
     def begin(self) -> None:
         """Kill from now on."""
@@ -245,18 +235,17 @@ class _Harm:
         """How many processes came after the first."""
         return len(self._seen) - self._first
 
-    def _run(self) -> None:
-        turn = 0
-        while not self._ended.wait(_LOOK_S):
-            self._seen |= self._living()
-            role = ROLES[turn % len(ROLES)]
-            alive = self._cluster.processes().get(role, [])
-            if alive and time.monotonic() >= self._next_at:
-                kill(self._cluster, role)
-                self._course.say(f"killed: {role}, {len(alive)}")
-                self.kills[role] += len(alive)
-                self._next_at += self.every_s
-                turn += 1
+    def look(self) -> None:
+        """See who lives, and kill when it is time."""
+        self._seen |= self._living()
+        role = ROLES[self._turn % len(ROLES)]
+        alive = self._cluster.processes().get(role, [])
+        if alive and time.monotonic() >= self._next_at:
+            kill(self._cluster, role)
+            self._course.say(f"killed: {role}, {len(alive)}")
+            self.kills[role] += len(alive)
+            self._next_at += self.every_s
+            self._turn += 1
 
     def _living(self) -> set[tuple[str, int]]:
         roles = self._cluster.processes()

@@ -29,6 +29,7 @@ from deploy.load.wire import Reply, receipt
 from tests.benchmarks import fates
 from tests.benchmarks.course import Course, Finding
 from tests.benchmarks.measuring import MeasurementError
+from tests.benchmarks.onlooker import Onlooker
 from tests.benchmarks.orders import Coupon, Orders
 from tests.benchmarks.overloading import (
     BATCH_MAX,
@@ -230,22 +231,13 @@ def _frozen(servers: Sequence[int]) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-class _Levels:
+class _Levels(Onlooker):
     """Writes down the published level, ten times a second; a context manager."""
 
     def __init__(self, world: World) -> None:
+        super().__init__("levels", _LOOK_S)
         self._gate = open_gate(world.cluster.settings)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, name="levels", daemon=True)
         self._seen: list[tuple[float, Level]] = []
-
-    def __enter__(self) -> _Levels:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
 
     @property
     def highest(self) -> Level:
@@ -257,10 +249,9 @@ class _Levels:
         other = [at for at, level in self._seen if level is not Level.NORMAL and at > since]
         return max(other, default=since) - since
 
-    def _look_on(self) -> None:
-        while not self._ended.is_set():
-            with suppress(GateUnreachable):
-                policy = self._gate.policy().policy
-                if policy is not None:
-                    self._seen.append((time.time(), policy.level))
-            self._ended.wait(_LOOK_S)
+    def look(self) -> None:
+        """Read the level that is published."""
+        with suppress(GateUnreachable):
+            policy = self._gate.policy().policy
+            if policy is not None:
+                self._seen.append((time.time(), policy.level))

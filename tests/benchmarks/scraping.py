@@ -1,17 +1,18 @@
-"""A scraper like Prometheus: asks every process of a cluster for its metrics, once a second."""
+"""A scraper like Prometheus: asks every process of a cluster for its metrics, now and then."""
 
 from __future__ import annotations
 
 import gzip
-import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import Final, Self
+from typing import Final
 from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.benchmarks.onlooker import Onlooker
 
 Labels = tuple[tuple[str, str], ...]  # names and values, by name
 Samples = dict[tuple[str, Labels], float]
@@ -45,8 +46,8 @@ def total(found: Samples, name: str) -> float:
     return sum(value for (series, _), value in found.items() if series == name)
 
 
-class Scraper:
-    """Scrapes from a thread of its own until it is left; a context manager.
+class Scraper(Onlooker):
+    """Scrapes until it is left; a context manager.
 
     `hear` is told the name of the process and the text that it shows, each time.
     """
@@ -54,30 +55,17 @@ class Scraper:
     def __init__(
         self, urls: Mapping[str, str], hear: Callable[[str, str], None] | None = None
     ) -> None:
+        super().__init__("scraper", INTERVAL_S)
         self.done = 0
         self.failed = 0  # of them, those that found nobody
         self.took_s: list[float] = []  # each of the others
         self._urls = dict(urls)
         self._hear = hear
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Scrape no more."""
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        due = time.monotonic()
-        while not self._ended.wait(max(0.0, due - time.monotonic())):
-            for name, url in self._urls.items():
-                self._scrape(name, url)
-            due = max(due + INTERVAL_S, time.monotonic())
+    def look(self) -> None:
+        """Scrape every process."""
+        for name, url in self._urls.items():
+            self._scrape(name, url)
 
     def _scrape(self, name: str, url: str) -> None:
         self.done += 1
