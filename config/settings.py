@@ -94,6 +94,9 @@ class Api(Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: Port = 8080  # 0: any free port
+    # Scrapes of /metrics on `port` wait among the calls; on this one they do not. 0: only there.
+    metrics_port: Port = 0
+    metrics_host: str = "127.0.0.1"  # in a container, where Prometheus comes from outside: 0.0.0.0
     # Processes that accept on the same port; one per core that may be spent on HTTP.
     processes: Annotated[int, Meta(ge=1, le=64)] = 1
     # Batches written at once by one process, each on a connection of its own.

@@ -50,7 +50,7 @@ def describe(
     """
     base = _settings_environ(settings, extra) | {"PYTHONPATH": _python_path(environ)}
     url = api_url(settings)
-    metrics = {"api": f"{url}/metrics"}
+    metrics: dict[str, str] = {}
 
     def child(name: str, role: str, stop_s: float, **more: str) -> Child:
         return Child(
@@ -75,7 +75,7 @@ def describe(
         "TIDEGATE_EXPORTER__HEARTBEAT_API_KEY": heartbeat_key,
     }
     children = [
-        child("api", "api", settings.api.drain_timeout_s + _CLOSING_S),
+        measured("api", "api", settings.api.drain_timeout_s + _CLOSING_S),
         measured("redispatcher", "redispatcher", _LOOP_STOP_S),
         measured("governor", "governor", _LOOP_STOP_S),
         measured("relay", "relay", _RELAY_STOP_S),

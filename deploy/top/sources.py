@@ -32,10 +32,13 @@ class Source(Struct, frozen=True, kw_only=True):
 def of_api(url: str, key: str, metrics: Iterable[tuple[str, str]]) -> list[Source]:
     """List the sources of a deployment: the status where there is a key, and every `metrics` once.
 
-    `metrics` are pairs of name and URL; the API's own may be among them.
+    `metrics` are pairs of name and URL. Where one is the API's, by its name, that is where it is asked:
+    its own port shows the same again.
     """
     base = _with_scheme(url).rstrip("/")
-    pairs = [("api", f"{base}/metrics"), *((name, _with_scheme(one)) for name, one in metrics)]
+    pairs = [(name, _with_scheme(one)) for name, one in metrics]
+    if all(name != "api" for name, _ in pairs):
+        pairs.insert(0, ("api", f"{base}/metrics"))
     status = [Source(name=STATUS, url=f"{base}/v1/status", key=key)] if key else []
     by_url = {one: Source(name=name, url=one) for name, one in reversed(pairs)}
     return [*status, *reversed(by_url.values())]

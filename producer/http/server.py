@@ -17,7 +17,8 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from config import failpoints, logging, meters
+from config import exposition, failpoints, logging, meters
+from config.listening import listen
 from config.settings import Settings
 from producer.http.app import App
 from producer.http.bootstrap import open_api
@@ -27,7 +28,7 @@ from producer.http.metering import keep_gauges
 
 _log = structlog.get_logger()
 
-_BACKLOG = 4_096
+BACKLOG = 4_096
 # A lane whose commit was heard needs Python's lock to go on; 5 ms of waiting for it, several times
 # a batch, would be most of a batch's time.
 _SWITCH_INTERVAL_S = 0.000_5
@@ -44,41 +45,42 @@ def run(settings: Settings) -> int:
         "api", settings.log.level, settings.log.format, pepper=settings.secrets.master
     )
     failpoints.configure(settings.failpoints, settings.failpoints_enabled)
-    try:
-        listening = listen(settings.api.host, settings.api.port)
-    except OSError as error:
-        _log.error("cannot listen", host=settings.api.host, port=settings.api.port, error=error)
+    api = settings.api
+    listening = _listen(api.host, api.port, BACKLOG)
+    scraped = _listen(api.metrics_host, api.metrics_port) if api.metrics_port else None
+    if listening is None or (api.metrics_port and scraped is None):
         return 1
-    _log.info("listening", host=settings.api.host, port=listening.getsockname()[1])
+    _log.info("listening", host=api.host, port=listening.getsockname()[1])
     meters.introduce("api")
-    if settings.api.processes == 1:
-        return serve(settings, listening)
-    meters.share(settings.api.processes)
+    if api.processes == 1:
+        return serve(settings, listening, scraped)
+    meters.share(api.processes)
 
     def serve_in(place: int) -> int:
         meters.take(place)
-        return serve(settings, listening)
+        return serve(settings, listening, scraped)
 
     family = Family(serve_in, settings.api.processes)
     return family.run(stop_timeout_s=settings.api.drain_timeout_s + _CLOSING_S)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket; raises OSError."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listening = socket.socket(family, kind, protocol)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(address)
-    listening.listen(_BACKLOG)
-    return listening
+def _listen(host: str, port: int, backlog: int = exposition.BACKLOG) -> socket.socket | None:
+    """Listen; None, with a line that says why, where that cannot be."""
+    try:
+        return listen(host, port, backlog)
+    except OSError as error:
+        _log.error("cannot listen", host=host, port=port, error=error)
+        return None
 
 
-def serve(settings: Settings, listening: socket.socket) -> int:
-    """Serve on a socket that listens, in this process."""
+def serve(
+    settings: Settings, listening: socket.socket, scraped: socket.socket | None = None
+) -> int:
+    """Serve on a socket that listens, in this process; its metrics on `scraped`, too."""
     server = make_server(settings)
     logging.write_behind()
+    if scraped is not None:
+        exposition.serve(scraped, meters.registry("api"))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.freeze()  # what is loaded now stays: no collection needs to look at it again
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -102,7 +104,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=int(KEEP_ALIVE_S),
             timeout_graceful_shutdown=settings.api.drain_timeout_s,
         ),

@@ -13,9 +13,10 @@ from uuid import UUID
 import httpx
 import uvloop
 
+from config.listening import listen
 from config.settings import Api, Postgres, Secrets, Settings, Valkey
 from producer.http.auth import SCOPES
-from producer.http.server import listen, make_server
+from producer.http.server import BACKLOG, make_server
 from tests.factories import GATEWAY, MASTER, open_gate, owner
 from workers.runtime.bootstrap import announcer
 from workers.service.process_batch import Processor
@@ -140,7 +141,7 @@ def settings_for(dsn: str, valkey_url: str, **api: Any) -> Settings:
 @contextmanager
 def serve(settings: Settings) -> Iterator[Served]:
     """Serve the API on a free port, in a thread, as long as the block lasts."""
-    listening = listen("127.0.0.1", 0)
+    listening = listen("127.0.0.1", 0, BACKLOG)
     server = make_server(settings)
     thread = threading.Thread(target=lambda: uvloop.run(server.serve(sockets=[listening])))
     served = Served(settings, listening.getsockname()[1])

@@ -196,7 +196,7 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     _install(whole.image, folder / "opt" / "tidegate")
     # Ports that nobody else has on this machine, which may be running more than this.
     settings = (SYSTEMD / "tidegate.toml").read_text()
-    for port in ("8080", "9101", "9102", "9103", "9104"):
+    for port in ("8080", "9100", "9101", "9102", "9103", "9104"):
         settings = settings.replace(port, str(free_port()))
     (etc / "tidegate.toml").write_text(settings)
     worker = folder / "units" / "tidegate-worker@.service"

@@ -250,14 +250,19 @@ def test_the_last_calls_are_answered_and_long_ones_end_early(settings: Settings)
     assert "event: outcome" not in "".join(told)
 
 
+RUN = (
+    "from config.settings import load; from producer.http.server import run; "
+    "raise SystemExit(run(load()))"
+)
+
+
 @contextmanager
 def process(settings: Settings, processes: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`run` in a process of its own."""
     port = free_port()
     api = replace(settings.api, port=port, processes=processes)
-    program = "from config.settings import load; from producer.http.server import run; "
     child = subprocess.Popen(
-        [sys.executable, "-c", program + "raise SystemExit(run(load()))"],
+        [sys.executable, "-c", RUN],
         env={**os.environ, **to_environ(replace(settings, api=api))},
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
@@ -276,6 +281,47 @@ def test_sigterm_ends_a_process_with_status_0(settings: Settings) -> None:
     with process(settings, 1) as (child, _):
         child.send_signal(signal.SIGTERM)
         assert child.wait(10) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_metrics_are_shown_among_the_calls_and_on_a_port_of_their_own(
+    settings: Settings, processes: int
+) -> None:
+    """The same series, of the whole family; both end with the process."""
+    port = free_port()
+    own = replace(settings, api=replace(settings.api, metrics_port=port))
+    with process(own, processes) as (child, url):
+        apart = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        among = httpx.get(f"{url}/metrics").text
+        series = [one.split(" ")[0] for one in apart.splitlines() if one.startswith("tidegate_")]
+        assert len(series) > 100
+        assert all(f"{one} " in among for one in series)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(15) == 0
+
+
+@pytest.mark.parametrize("name", ["port", "metrics_port"])
+def test_a_port_that_another_has_ends_the_process_with_a_line_that_names_it(
+    settings: Settings, name: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ours = {"port": free_port(), name: port}
+        environ = to_environ(replace(settings, api=replace(settings.api, **ours)))
+        done = subprocess.run(
+            [sys.executable, "-c", RUN],
+            env={**os.environ, **environ},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "cannot listen" in done.stdout
+    assert str(port) in done.stdout
 
 
 def test_several_processes_share_a_port_and_replace_each_other(settings: Settings) -> None:

@@ -174,11 +174,14 @@ def test_our_processes_take_their_settings(chart: Rendered, tmp_path: Path) -> N
         container = pod["containers"][0]
         if component == "api":
             assert settings.api.host == "0.0.0.0"
-            assert container["ports"] == [{"name": "http", "containerPort": settings.api.port}]
-        elif component in PROCESSES:
+            assert container["ports"][0] == {"name": "http", "containerPort": settings.api.port}
+        if component in PROCESSES:
             section = getattr(settings, component)
             assert section.metrics_host == "0.0.0.0"
-            assert container["ports"][0]["containerPort"] == section.metrics_port
+            assert container["ports"][-1] == {
+                "name": "metrics",
+                "containerPort": section.metrics_port,
+            }
 
 
 def test_no_pod_can_do_more_than_it_must(chart: Rendered) -> None:
@@ -443,23 +446,22 @@ def test_without_figures_nothing_is_scaled_down(full: Rendered) -> None:
 
 
 def test_prometheus_finds_every_process(full: Rendered) -> None:
-    """By the names of its ports, `http` or `metrics`: the API shows its metrics where it is called."""
+    """By the name of its port."""
     (monitor,) = full.all("PodMonitor")
     places = monitor["spec"]["podMetricsEndpoints"]
-    assert [place["port"] for place in places] == ["http", "metrics"]
+    assert [place["port"] for place in places] == ["metrics"]
     assert {place["path"] for place in places} == {"/metrics"}
     for one in processes(full):
         template = one["spec"]["template"]
         assert matches(template["metadata"]["labels"], monitor["spec"]["selector"])
         (container,) = template["spec"]["containers"]
-        (port,) = container["ports"]
-        assert port["name"] == ("http" if component_of(one) == "api" else "metrics")
+        assert [port["name"] for port in container["ports"]].count("metrics") == 1
         (allowed,) = [
             rule
             for rule in full.of("NetworkPolicy", component_of(one))["spec"]["ingress"]
             if any("namespaceSelector" in peer for peer in rule["from"])
         ]
-        assert allowed["ports"] == [{"protocol": "TCP", "port": port["name"]}]
+        assert allowed["ports"] == [{"protocol": "TCP", "port": "metrics"}]
 
 
 def test_pods_are_named_for_rules_and_dashboards_as_in_any_other_deployment(full: Rendered) -> None:

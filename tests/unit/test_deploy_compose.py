@@ -134,7 +134,7 @@ def test_our_processes_take_their_settings(name: str, secrets: Path) -> None:
     assert files == set(OURS[name]["secrets"])
 
 
-@pytest.mark.parametrize("name", [name for name in PROCESSES if name != "api"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_metrics_are_shown_where_prometheus_looks(name: str, secrets: Path) -> None:
     section = getattr(settings_of(OURS[name]["environment"], secrets), name)
     assert (section.metrics_host, section.metrics_port) == ("0.0.0.0", 9100)
@@ -153,9 +153,7 @@ def test_prometheus_looks_at_every_process() -> None:
     for job in WATCHING["scrape_configs"]:
         (place,) = job["dns_sd_configs"]
         looked_at[job["job_name"]] = (place["names"], place["port"])
-    assert looked_at == {
-        f"tidegate-{name}": ([name], 8080 if name == "api" else 9100) for name in PROCESSES
-    }
+    assert looked_at == {f"tidegate-{name}": ([name], 9100) for name in PROCESSES}
 
 
 def test_prometheus_reads_as_it_does_beside_a_cluster_of_this_machine() -> None:

@@ -90,6 +90,8 @@ def test_a_deployment_is_its_api_and_the_metrics_that_are_named() -> None:
         Source(name="api", url="http://h:8080/metrics"),
         Source(name="governor", url="http://h:9101/metrics"),
     ]
+    own = [("api", "http://h:9100/metrics")]
+    assert of_api("h:8080", "", own) == [Source(name="api", url="http://h:9100/metrics")]
     assert of_api("h:8080", "", [("h:1", "h:1/metrics"), ("again", "http://h:1/metrics")]) == [
         Source(name="api", url="http://h:8080/metrics"),
         Source(name="h:1", url="http://h:1/metrics"),

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import prometheus_client
 import structlog
 from msgspec.structs import replace
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from config import meters
+from config import exposition, meters
+from config.listening import listen
 from config.settings import Settings
 from workers.contract.celery_app import make_app
 from workers.contract.gate import open_client
@@ -43,9 +43,10 @@ def run(settings: Settings) -> int:
     exporter = Exporter(settings)
     shown = meters.registry("exporter")
     shown.register(exporter)
-    server, _ = prometheus_client.start_http_server(
-        settings.exporter.metrics_port, addr=settings.exporter.metrics_host, registry=shown
+    listening = listen(
+        settings.exporter.metrics_host, settings.exporter.metrics_port, exposition.BACKLOG
     )
+    server = exposition.serve(listening, shown)
     _log.info("exporting", port=server.server_port)
     heartbeat = Heartbeat(settings.exporter)
     heartbeat.start()

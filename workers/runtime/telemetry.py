@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import prometheus_client
 import structlog
 
-from config import meters
+from config import exposition, meters
 from config.catalogue import Source
+from config.listening import listen
 from config.sampling import Sample
 from workers.service.process_batch import BatchReport
 
@@ -18,10 +18,12 @@ IDS_MAX: Final = 10  # of intents named for one batch
 
 
 def serve_metrics(host: str, port: int, *sources: Source) -> None:
-    """Serve this process's metrics from a thread of its own; not at all on port 0."""
+    """Serve this process's metrics from a thread of its own; not at all on port 0.
+
+    Raises OSError where it cannot listen.
+    """
     if port:
-        shown = meters.registry(*sources)
-        prometheus_client.start_http_server(port, addr=host, registry=shown)
+        exposition.serve(listen(host, port, exposition.BACKLOG), meters.registry(*sources))
 
 
 def tell_batch(report: BatchReport, sample: Sample) -> None:
