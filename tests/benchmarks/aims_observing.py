@@ -42,16 +42,18 @@ OBSERVING: tuple[Aim, ...] = (
     ),
     Aim(
         "observed",
-        "throughput at 1,000 connections with metrics and logs as shipped, all scraped every 5 s, "
-        "over the same with metrics and logs that do nothing; median of pairs",
+        "throughput with metrics and logs as shipped, all scraped every 5 s, over the same with "
+        "metrics and logs that do nothing; both at once, 500 connections each; median of pairs",
         (
             Bar("", 0.95, 0.98, figure("observed", "kept"), digits=3),
+            Bar("by all CPU", 0.95, 0.98, figure("observed", "same_cpu"), digits=3),
             Bar("ms p99 of a scrape", 100, 20, figure("observed", "scrape_p99_ms"), less=True),
         ),
         lambda r: r.told(
-            "{:,.0f}/s with, {:,.0f}/s without; {:.0f} pairs, {:.3f} to {:.3f}; CPU of API and worker "
-            "{:.3f} times, {:.3f} to {:.3f}; µs of CPU per order: API {:.1f} and {:.1f}, worker "
-            "{:.1f} and {:.1f}; {:,.0f} scrapes, {:,.0f} lines of log",
+            "{:,.0f}/s with, {:,.0f}/s without; {:.0f} pairs, {:.3f} to {:.3f}; two without beside "
+            "each other {:.3f}, by all CPU {:.3f}, of {:.0f} pairs; µs of CPU per order: API {:.1f} "
+            "and {:.1f}, worker {:.1f} and {:.1f}, exporter {:.1f} and {:.1f}, PostgreSQL {:.1f} and "
+            "{:.1f}; {:,.0f} scrapes, {:,.0f} lines of log",
             *(
                 ("observed", name)
                 for name in (
@@ -60,13 +62,17 @@ OBSERVING: tuple[Aim, ...] = (
                     "pairs",
                     "kept_least",
                     "kept_most",
-                    "cpu_over_off",
-                    "cpu_over_off_least",
-                    "cpu_over_off_most",
+                    "kept_of_alike",
+                    "same_cpu_of_alike",
+                    "controls",
                     "api_on_us",
                     "api_off_us",
                     "worker_on_us",
                     "worker_off_us",
+                    "exporter_on_us",
+                    "exporter_off_us",
+                    "postgres_on_us",
+                    "postgres_off_us",
                     "scrapes",
                     "log_lines",
                 )

@@ -1,17 +1,23 @@
 """The row of what observing costs: the same load with metrics and logs as shipped, and without.
 
-Two systems run beside each other and are loaded in turn, so that the two windows of a pair are close
-in time: the machine differs by a third from minute to minute. Which of a pair comes first changes with
-each pair. One system is as shipped and is scraped every 5 s; in the processes of the other one
-metrics and logs do nothing (`silent/sitecustomize.py`), and nobody scrapes it. That they really did
-something here and nothing there is looked up in both at the end.
+Systems are loaded two at a time, with half of the connections each: the machine differs by a third from
+minute to minute, and whatever befalls it befalls both. In the one metrics and logs are as shipped and
+it is scraped every 5 s; in the processes of the other they do nothing (`silent/sitecustomize.py`), and
+nobody scrapes it. As a control two silent ones are loaded beside each other, in turns between.
+Both sides of a pair have the same processors, so a system that costs more commits less. What its
+exporter takes of them is taken from both: so all CPU is told too, and held against the same bound.
+That metrics and logs really did something here and nothing there is looked up at the end.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -20,20 +26,20 @@ from typing import Final
 from msgspec import Struct
 
 from deploy.embedded.cluster import Cluster
-from tests.benchmarks import processes
 from tests.benchmarks.course import ASSUMED_PER_S, HEADROOM, Course, Finding
-from tests.benchmarks.measuring import Measured, MeasurementError
+from tests.benchmarks.measuring import WARM_UP_S, Measured, MeasurementError
 from tests.benchmarks.overloading import seconds_to_normal
 from tests.benchmarks.scraping import Scraper, samples, scrape, total
 from tests.benchmarks.sender import percentile
 from tests.benchmarks.world import World
 
-PAIRS = 24
-WINDOW_S = 4.0
-WARM_UP_S = 4.0
-CONNECTIONS = 1_000
+TURNS = 16  # of with and without
+CONTROLS = 8  # of two without
+WINDOW_S = 8.0
+CONNECTIONS = 500  # of each side
 SILENT = Path(__file__).with_name("silent")
-_ROLES = ("api", "worker")  # whose CPU an order's observing is
+_SWITCH_INTERVAL_S = 0.000_5  # two senders share this process
+_NOT_OURS = ("sender", "others")  # of who uses the processors
 _OURS = ("api", "worker", "governor", "redispatcher", "relay", "exporter")
 # What orders must have moved where metrics are on.
 _MOVED: Final = (
@@ -46,137 +52,160 @@ _MOVED: Final = (
 _TOLD = {"api.log": b'"event":"request"', "worker-1.log": b'"event":"batch"'}
 
 
-class Window(Struct, frozen=True):
-    """One measurement of one system. `us` is CPU per order, by role."""
+class Pair(Struct, frozen=True):
+    """The same load on two systems at the same time."""
 
-    per_s: float  # committed, from the first post until none was open
-    us: dict[str, float]
-    measured: Measured
+    on: Measured
+    off: Measured
 
     @property
-    def cpu_us(self) -> float:
-        """Of API and worker together."""
-        return sum(self.us.values())
+    def kept(self) -> float:
+        """Committed per second by the one over the other."""
+        return self.on.rates.committed_per_s / max(self.off.rates.committed_per_s, 1e-9)
+
+    @property
+    def cpu(self) -> float:
+        """CPU of an order in all processes of the one over the other; servers are among them."""
+        return cpu_us(self.on) / max(cpu_us(self.off), 1e-9)
 
 
-class Pair(Struct, frozen=True):
-    """The same load on both, one directly after the other."""
-
-    on: Window
-    off: Window
+def cpu_us(measured: Measured) -> float:
+    """Return the CPU of an order in all processes of its system, in microseconds."""
+    return sum(us for role, us in measured.us_per_order.items() if role not in _NOT_OURS)
 
 
 class _Side:
-    """One of the two systems, with orders for the whole row."""
+    """One of the systems, with orders for all its turns."""
 
-    def __init__(self, course: Course, world: World, name: str) -> None:
-        self.name = name
+    def __init__(self, course: Course, world: World, name: str, turns: int) -> None:
         self.world = world
         self.accepted = 0
-        self.scraped_s: list[float] = []
         course.say(f"warming up what runs with metrics and logs {name}")
-        warm_up_s, window_s = course.given.at_most(WARM_UP_S), course.given.at_most(WINDOW_S)
-        self._seconds = window_s
-        self._posts = world.orders(int(ASSUMED_PER_S * warm_up_s) + CONNECTIONS).posts()
+        self._seconds = course.given.at_most(WINDOW_S)
+        self._posts = world.orders(int(ASSUMED_PER_S * self._seconds) + CONNECTIONS).posts()
         # A cold system may shed at first; what is compared begins at `normal`, and sheds nothing.
-        per_s = self._measure(warm_up_s, strict=False).rates.accepted_per_s
+        # It also has all processors here, and half of them later: there is room in this.
+        per_s = self._measure(strict=False).rates.accepted_per_s
         seconds_to_normal(world)
-        count = PAIRS * (int(per_s * HEADROOM * window_s) + CONNECTIONS)
+        count = turns * (int(per_s * HEADROOM / 1.5 * self._seconds) + CONNECTIONS)
         self._posts = world.orders(count).posts()
 
-    def window(self) -> Window:
+    def window(self) -> Measured:
         """Load it for a while."""
-        before = processes.cpu_seconds(self.world.cluster.processes())
-        measured = self._measure(self._seconds)
-        after = processes.cpu_seconds(self.world.cluster.processes())
-        us = processes.shares(before, after, measured.accepted / 1e6)
-        return Window(
-            measured.accepted / (measured.seconds + measured.drain_s),
-            {role: us[role] for role in _ROLES},
-            measured,
-        )
+        return self._measure(strict=True)
 
-    def _measure(self, seconds: float, *, strict: bool = True) -> Measured:
-        cluster = self.world.cluster
-        scraper = Scraper(cluster.endpoints().metrics) if self.name == "on" else None
-        with scraper or nullcontext():
-            measured = self.world.bench.measure(
-                self._posts, connections=CONNECTIONS, seconds=seconds, strict=strict
-            )
+    def _measure(self, *, strict: bool) -> Measured:
+        measured = self.world.bench.measure(
+            self._posts, connections=CONNECTIONS, seconds=self._seconds, strict=strict
+        )
         self.accepted += measured.accepted
-        if scraper is not None:
-            self.scraped_s += scraper.took_s
         return measured
 
 
 def observed(course: Course) -> Finding:
     """Throughput, and CPU of an order, with metrics and logs over the same without."""
-    course.say("starting a Tidegate as shipped, and one whose metrics and logs do nothing")
-    with World() as shipped, _silenced(), World() as silent:
-        on, off = _Side(course, shipped, "on"), _Side(course, silent, "off")
-        pairs = []
-        for turn in range(PAIRS):
-            pairs.append(_pair(on, off, first_on=turn % 2 == 0))
-            course.say(_told(pairs[-1]))
-        moved, lines = _heard(on)
+    course.say("starting a Tidegate as shipped, and two whose metrics and logs do nothing")
+    with ExitStack() as opened:
+        shipped = opened.enter_context(World())
+        with _silenced():
+            silent, alike = opened.enter_context(World()), opened.enter_context(World())
+        on = _Side(course, shipped, "on", TURNS)
+        off = _Side(course, silent, "off", TURNS + CONTROLS)
+        control = _Side(course, alike, "off, too", CONTROLS)
+        pool = opened.enter_context(ThreadPoolExecutor(2))
+        scraper = opened.enter_context(
+            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        )
+        opened.enter_context(_switching_often())
+        pairs, controls, scraped_s = [], [], []
+        urls, window_s = shipped.cluster.endpoints().metrics, course.given.at_most(WINDOW_S)
+        for turn in range(TURNS):
+            scraping = scraper.submit(scraped_for, urls, window_s)
+            pairs.append(_pair(pool, on, off))
+            scraped_s += scraping.result()
+            course.say(f"with and without: {_told(pairs[-1])}")
+            if turn % (TURNS // CONTROLS) == 0:
+                controls.append(_pair(pool, control, off))
+                course.say(f"two without: {_told(controls[-1])}")
+        moved, lines = _heard(on, scraped_s)
         _check_silence(off)
-    figures = figures_of(pairs) | {
-        "scrapes": float(len(on.scraped_s)),
-        "scrape_p99_ms": percentile(on.scraped_s, 0.99) * 1_000,
+    figures = figures_of(pairs, controls) | {
+        "scrapes": float(len(scraped_s)),
+        "scrape_p99_ms": percentile(scraped_s, 0.99) * 1_000,
         "samples_moved": float(moved),
         "log_lines": float(lines),
     }
     named = {
-        f"{name} {turn}": window.measured
+        f"{name} {turn}": measured
         for turn, pair in enumerate(pairs, 1)
-        for name, window in (("on", pair.on), ("off", pair.off))
+        for name, measured in (("on", pair.on), ("off", pair.off))
     }
     return Finding(figures, [_point(pair) for pair in pairs], named)
 
 
-def figures_of(pairs: Sequence[Pair]) -> dict[str, float]:
+def figures_of(pairs: Sequence[Pair], controls: Sequence[Pair]) -> dict[str, float]:
     """Compare: medians over the pairs, of each ratio and of its sides."""
-    ratios = [pair.on.per_s / max(pair.off.per_s, 1e-9) for pair in pairs]
-    cpu = [pair.on.cpu_us / max(pair.off.cpu_us, 1e-9) for pair in pairs]
+    kept, cpu = [pair.kept for pair in pairs], [pair.cpu for pair in pairs]
     figures = {
-        "kept": median(ratios),
-        "kept_least": min(ratios),
-        "kept_most": max(ratios),
-        "cpu_over_off": median(cpu),
-        "cpu_over_off_least": min(cpu),
-        "cpu_over_off_most": max(cpu),
+        "kept": median(kept),
+        "kept_least": min(kept),
+        "kept_most": max(kept),
+        "kept_of_alike": median(pair.kept for pair in controls),
+        "same_cpu": 1 / max(median(cpu), 1e-9),
+        "same_cpu_of_alike": 1 / max(median(pair.cpu for pair in controls), 1e-9),
         "pairs": float(len(pairs)),
-        "on_per_s": median(pair.on.per_s for pair in pairs),
-        "off_per_s": median(pair.off.per_s for pair in pairs),
+        "controls": float(len(controls)),
+        "on_per_s": median(pair.on.rates.committed_per_s for pair in pairs),
+        "off_per_s": median(pair.off.rates.committed_per_s for pair in pairs),
     }
-    for role in _ROLES:
-        figures[f"{role}_on_us"] = median(pair.on.us[role] for pair in pairs)
-        figures[f"{role}_off_us"] = median(pair.off.us[role] for pair in pairs)
+    for role in ("api", "worker", "exporter", "postgres"):
+        for side in ("on", "off"):
+            shares = [getattr(pair, side).us_per_order.get(role, 0.0) for pair in pairs]
+            figures[f"{role}_{side}_us"] = median(shares)
     return figures
 
 
-def _pair(on: _Side, off: _Side, *, first_on: bool) -> Pair:
-    if first_on:
-        return Pair(on=on.window(), off=off.window())
-    without = off.window()
-    return Pair(on=on.window(), off=without)
+def scraped_for(urls: Mapping[str, str], seconds: float) -> list[float]:
+    """Scrape for a while, from when the load has begun; return what each scrape took, in seconds.
+
+    In a process of its own: that of the senders is busier than any scraper's.
+    """
+    time.sleep(min(WARM_UP_S, seconds / 2))
+    with Scraper(urls) as scraper:
+        time.sleep(max(0.0, seconds - 2 * WARM_UP_S))
+    return scraper.took_s
+
+
+def _pair(pool: ThreadPoolExecutor, one: _Side, other: _Side) -> Pair:
+    first, second = pool.submit(one.window), pool.submit(other.window)
+    return Pair(first.result(), second.result())
 
 
 def _told(pair: Pair) -> str:
     on, off = pair.on, pair.off
     return (
-        f"{on.per_s:,.0f} a second with, {off.per_s:,.0f} without: {on.per_s / off.per_s:.3f}; "
-        f"{on.cpu_us:.1f} and {off.cpu_us:.1f} µs of CPU: {on.cpu_us / off.cpu_us:.3f}"
+        f"{on.rates.committed_per_s:,.0f} and {off.rates.committed_per_s:,.0f} a second: "
+        f"{pair.kept:.3f}; {cpu_us(on):.1f} and {cpu_us(off):.1f} µs of CPU: {pair.cpu:.3f}"
     )
 
 
 def _point(pair: Pair) -> dict[str, float]:
     return {
-        "on_per_s": pair.on.per_s,
-        "off_per_s": pair.off.per_s,
-        "on_us": pair.on.cpu_us,
-        "off_us": pair.off.cpu_us,
+        "on_per_s": pair.on.rates.committed_per_s,
+        "off_per_s": pair.off.rates.committed_per_s,
+        "on_us": cpu_us(pair.on),
+        "off_us": cpu_us(pair.off),
     }
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager
@@ -212,12 +241,12 @@ def _logs(cluster: Cluster) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def _heard(on: _Side) -> tuple[int, int]:
+def _heard(on: _Side, scraped_s: Sequence[float]) -> tuple[int, int]:
     """Return how many series moved and how many lines were written; raises MeasurementError."""
     shown, logs = _shown(on.world.cluster), _logs(on.world.cluster)
     still = [name for name in _MOVED if not shown.get(name)]
     quiet = [name for name, line in _TOLD.items() if line not in logs.get(name, b"")]
-    if still or quiet or not on.scraped_s:
+    if still or quiet or not scraped_s:
         raise MeasurementError(f"metrics and logs were not on: {still} still, {quiet} quiet")
     if shown["tidegate_intents_answered_total"] < on.accepted:
         raise MeasurementError("metrics were not on: they count fewer answers than there were")

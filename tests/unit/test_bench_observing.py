@@ -9,10 +9,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from deploy.load.books import Books
 from tests.benchmarks import rows_exact, rows_observed
-from tests.benchmarks.measuring import Measured
+from tests.benchmarks.measuring import Measured, Rates
 from tests.benchmarks.rows_exact import (
     ACCEPTED,
     EVERY_S,
@@ -22,7 +23,7 @@ from tests.benchmarks.rows_exact import (
     differences,
     every_s,
 )
-from tests.benchmarks.rows_observed import SILENT, Pair, Window
+from tests.benchmarks.rows_observed import SILENT, Pair
 from tests.benchmarks.scraping import Rising, Samples, labels_of, samples, total
 from tests.unit.bench_builders import measured
 
@@ -150,31 +151,35 @@ def test_each_role_is_killed_even_in_a_short_run() -> None:
 # What it costs ------------------------------------------------------------------------------------
 
 
+def side(per_s: float, us: float) -> Measured:
+    rates = Rates(per_s, per_s, per_s)
+    shares = {"api": us * 0.75, "exporter": us * 0.25, "sender": 50.0, "others": 9.0}
+    return structs.replace(measured(500), rates=rates, us_per_order=shares)
+
+
 def pair(on_per_s: float, off_per_s: float, on_us: float = 120.0, off_us: float = 120.0) -> Pair:
-    def window(per_s: float, us: float) -> Window:
-        one: Measured = measured(1_000)
-        return Window(per_s, {"api": us * 0.75, "worker": us * 0.25}, one)
-
-    return Pair(on=window(on_per_s, on_us), off=window(off_per_s, off_us))
+    return Pair(on=side(on_per_s, on_us), off=side(off_per_s, off_us))
 
 
-def test_a_machine_that_slows_down_between_pairs_does_not_count() -> None:
-    """Each ratio is of one pair; the median leaves out the one that something fell into."""
+def test_a_pair_that_something_fell_into_does_not_count() -> None:
+    """Each ratio is of one pair; of all of them the median is taken."""
     pairs = [pair(9_900, 10_000), pair(4_950, 5_000), pair(2_000, 8_000)]
 
-    figures = rows_observed.figures_of(pairs)
+    figures = rows_observed.figures_of(pairs, [pair(100, 101)])
 
     assert figures["kept"] == pytest.approx(0.99)
     assert figures["kept_least"] == pytest.approx(0.25)
     assert figures["on_per_s"] == 4_950
+    assert figures["kept_of_alike"] == pytest.approx(100 / 101)
 
 
-def test_cpu_is_of_api_and_worker_together() -> None:
-    """Of each pair, with its sides by role."""
-    figures = rows_observed.figures_of([pair(1, 1, on_us=124.0, off_us=120.0)] * 3)
+def test_cpu_is_of_all_that_is_ours() -> None:
+    """Neither of the sender, nor of who else is on the machine."""
+    figures = rows_observed.figures_of([pair(1, 1, on_us=125.0, off_us=120.0)] * 3, [pair(1, 1)])
 
-    assert figures["cpu_over_off"] == pytest.approx(124 / 120)
-    assert (figures["api_on_us"], figures["worker_off_us"]) == (93.0, 30.0)
+    assert figures["same_cpu"] == pytest.approx(120 / 125)
+    assert figures["same_cpu_of_alike"] == 1
+    assert (figures["api_on_us"], figures["exporter_off_us"]) == (93.75, 30.0)
 
 
 def run(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
