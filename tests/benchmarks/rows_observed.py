@@ -3,10 +3,12 @@
 Systems are loaded two at a time, with half of the connections each: the machine differs by a third from
 minute to minute, and whatever befalls it befalls both. In the one metrics and logs are as shipped and
 it is scraped every 5 s; in the processes of the other they do nothing (`silent/sitecustomize.py`), and
-nobody scrapes it. As a control two silent ones are loaded beside each other, in turns between.
-Both sides of a pair have the same processors, so a system that costs more commits less. What its
-exporter takes of them is taken from both: so all CPU is told too, and held against the same bound.
-That metrics and logs really did something here and nothing there is looked up at the end.
+nobody scrapes it. As a control two silent ones are loaded beside each other, in turns between. Both
+sides of a pair have the same processors, so a system that costs more commits less. What its exporter
+takes of them is taken from both: so all CPU is told too, and held against the same bound.
+
+What a scrape takes is measured of the first system alone, under as much load as it bears. That metrics
+and logs really did something here and nothing there is looked up at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -29,12 +31,14 @@ from deploy.embedded.cluster import Cluster
 from tests.benchmarks.course import ASSUMED_PER_S, HEADROOM, Course, Finding
 from tests.benchmarks.measuring import WARM_UP_S, Measured, MeasurementError
 from tests.benchmarks.overloading import seconds_to_normal
-from tests.benchmarks.scraping import Scraper, samples, scrape, total
+from tests.benchmarks.scraping import INTERVAL_S, Scraper, samples, scrape, total
 from tests.benchmarks.sender import percentile
 from tests.benchmarks.world import World
 
 TURNS = 16  # of with and without
 CONTROLS = 8  # of two without
+ALONE = 3  # windows of the one with them, alone, with all connections, scraped often
+ALONE_EVERY_S = 0.5
 WINDOW_S = 8.0
 CONNECTIONS = 500  # of each side
 SILENT = Path(__file__).with_name("silent")
@@ -85,18 +89,18 @@ class _Side:
         self._posts = world.orders(int(ASSUMED_PER_S * self._seconds) + CONNECTIONS).posts()
         # A cold system may shed at first; what is compared begins at `normal`, and sheds nothing.
         # It also has all processors here, and half of them later: there is room in this.
-        per_s = self._measure(strict=False).rates.accepted_per_s
+        per_s = self._measure(CONNECTIONS, strict=False).rates.accepted_per_s
         seconds_to_normal(world)
         count = turns * (int(per_s * HEADROOM / 1.5 * self._seconds) + CONNECTIONS)
         self._posts = world.orders(count).posts()
 
-    def window(self) -> Measured:
+    def window(self, connections: int = CONNECTIONS) -> Measured:
         """Load it for a while."""
-        return self._measure(strict=True)
+        return self._measure(connections, strict=True)
 
-    def _measure(self, *, strict: bool) -> Measured:
+    def _measure(self, connections: int, *, strict: bool) -> Measured:
         measured = self.world.bench.measure(
-            self._posts, connections=CONNECTIONS, seconds=self._seconds, strict=strict
+            self._posts, connections=connections, seconds=self._seconds, strict=strict
         )
         self.accepted += measured.accepted
         return measured
@@ -109,29 +113,31 @@ def observed(course: Course) -> Finding:
         shipped = opened.enter_context(World())
         with _silenced():
             silent, alike = opened.enter_context(World()), opened.enter_context(World())
-        on = _Side(course, shipped, "on", TURNS)
+        on = _Side(course, shipped, "on", TURNS + 2 * ALONE)
         off = _Side(course, silent, "off", TURNS + CONTROLS)
         control = _Side(course, alike, "off, too", CONTROLS)
         pool = opened.enter_context(ThreadPoolExecutor(2))
-        scraper = opened.enter_context(
-            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        )
+        scraper = opened.enter_context(_Scraper(shipped, course.given.at_most(WINDOW_S)))
+        course.say("scraping what runs with metrics and logs on, alone under full load")
+        took_s = []
+        for _ in range(ALONE):
+            with scraper.scraping(ALONE_EVERY_S) as took:
+                on.window(connections=2 * CONNECTIONS)
+            took_s += took
         opened.enter_context(_switching_often())
-        pairs, controls, scraped_s = [], [], []
-        urls, window_s = shipped.cluster.endpoints().metrics, course.given.at_most(WINDOW_S)
+        pairs, controls = [], []
         for turn in range(TURNS):
-            scraping = scraper.submit(scraped_for, urls, window_s)
-            pairs.append(_pair(pool, on, off))
-            scraped_s += scraping.result()
+            with scraper.scraping(INTERVAL_S):
+                pairs.append(_pair(pool, on, off))
             course.say(f"with and without: {_told(pairs[-1])}")
             if turn % (TURNS // CONTROLS) == 0:
                 controls.append(_pair(pool, control, off))
                 course.say(f"two without: {_told(controls[-1])}")
-        moved, lines = _heard(on, scraped_s)
+        moved, lines = _heard(on, took_s)
         _check_silence(off)
     figures = figures_of(pairs, controls) | {
-        "scrapes": float(len(scraped_s)),
-        "scrape_p99_ms": percentile(scraped_s, 0.99) * 1_000,
+        "scrapes": float(len(took_s)),
+        "scrape_p99_ms": percentile(took_s, 0.99) * 1_000,
         "samples_moved": float(moved),
         "log_lines": float(lines),
     }
@@ -165,13 +171,33 @@ def figures_of(pairs: Sequence[Pair], controls: Sequence[Pair]) -> dict[str, flo
     return figures
 
 
-def scraped_for(urls: Mapping[str, str], seconds: float) -> list[float]:
-    """Scrape for a while, from when the load has begun; return what each scrape took, in seconds.
+class _Scraper:
+    """Scrapes from a process of its own: that of the senders is busier than any scraper's."""
 
-    In a process of its own: that of the senders is busier than any scraper's.
-    """
+    def __init__(self, world: World, window_s: float) -> None:
+        self._urls = world.cluster.endpoints().metrics
+        self._window_s = window_s
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    @contextmanager
+    def scraping(self, every_s: float) -> Iterator[list[float]]:
+        """Scrape during one window; yield a list that holds afterwards what each took, in seconds."""
+        took_s: list[float] = []
+        scraping = self._pool.submit(scraped_for, self._urls, self._window_s, every_s)
+        yield took_s
+        took_s += scraping.result()
+
+
+def scraped_for(urls: Mapping[str, str], seconds: float, every_s: float) -> list[float]:
+    """Scrape while a load lasts, from when it has begun; return what each took, in seconds."""
     time.sleep(min(WARM_UP_S, seconds / 2))
-    with Scraper(urls) as scraper:
+    with Scraper(urls, every_s=every_s) as scraper:
         time.sleep(max(0.0, seconds - 2 * WARM_UP_S))
     return scraper.took_s
 
@@ -241,12 +267,12 @@ def _logs(cluster: Cluster) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def _heard(on: _Side, scraped_s: Sequence[float]) -> tuple[int, int]:
+def _heard(on: _Side, took_s: Sequence[float]) -> tuple[int, int]:
     """Return how many series moved and how many lines were written; raises MeasurementError."""
     shown, logs = _shown(on.world.cluster), _logs(on.world.cluster)
     still = [name for name in _MOVED if not shown.get(name)]
     quiet = [name for name, line in _TOLD.items() if line not in logs.get(name, b"")]
-    if still or quiet or not scraped_s:
+    if still or quiet or not took_s:
         raise MeasurementError(f"metrics and logs were not on: {still} still, {quiet} quiet")
     if shown["tidegate_intents_answered_total"] < on.accepted:
         raise MeasurementError("metrics were not on: they count fewer answers than there were")

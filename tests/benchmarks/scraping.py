@@ -53,9 +53,12 @@ class Scraper(Onlooker):
     """
 
     def __init__(
-        self, urls: Mapping[str, str], hear: Callable[[str, str], None] | None = None
+        self,
+        urls: Mapping[str, str],
+        hear: Callable[[str, str], None] | None = None,
+        every_s: float = INTERVAL_S,
     ) -> None:
-        super().__init__("scraper", INTERVAL_S)
+        super().__init__("scraper", every_s)
         self.done = 0
         self.failed = 0  # of them, those that found nobody
         self.took_s: list[float] = []  # each of the others
