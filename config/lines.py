@@ -43,8 +43,9 @@ class LinesBehind(Lines):
 
     For who serves thousands from one thread: each system call, and each thread that is woken, lets
     another have Python's lock, and a reader that stalls would hold up everybody. Of lines beyond
-    `waiting_max` only the number is kept, and told (`tell`) when there is room again. For one process:
-    a fork takes no thread along.
+    `waiting_max` only the number is kept. The thread tells it (`tell`) when it has written what waits;
+    what that logs is written at once, or it would find no place either. For one process: a fork
+    takes no thread along.
     """
 
     def __init__(
@@ -55,39 +56,55 @@ class LinesBehind(Lines):
         self._waiting_max = waiting_max
         self._waiting: deque[bytes] = deque()
         self._left_out = 0
-        self._ended = threading.Event()
+        self._counting = threading.RLock()  # a signal's handler may log in the midst of a line
+        self._ending = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def msg(self, line: bytes) -> None:
         """Leave a line to be written."""
-        if len(self._waiting) >= self._waiting_max:
-            self._left_out += 1
-            return
-        self._waiting.append(line)
-        if self._left_out:
-            left_out, self._left_out = self._left_out, 0
-            self._tell(left_out)
+        if threading.get_ident() == self._thread.ident:
+            return super().msg(line)
+        if len(self._waiting) < self._waiting_max:
+            self._waiting.append(line)
+        else:
+            with self._counting:
+                self._left_out += 1
+        if self._ended:  # perhaps since it was asked for
+            self._write_waiting()
 
     def close(self) -> None:
-        """Write what waits, as far as somebody reads it."""
-        self._ended.set()
+        """Write what waits, as far as somebody reads it; what comes after that is written at once."""
+        self._ending.set()
         self._thread.join(_END_S)
 
     def _write(self) -> None:
-        ended = False
-        while not ended:
-            ended = self._ended.wait(_LOOK_S)
-            while self._waiting:
-                super().msg(self._together())
+        while not self._ending.wait(_LOOK_S):
+            self._write_waiting()
+        self._write_waiting()
+        self._ended = True
+        self._write_waiting()  # what came before its caller could know
 
-    def _together(self) -> bytes:
-        """Take as many lines as the kernel writes in one piece, and one at least."""
-        taken = [self._waiting.popleft()]
-        size = len(taken[0])
-        while self._waiting and size + len(self._waiting[0]) <= PIPE_BUF:
-            taken.append(self._waiting.popleft())
-            size += len(taken[-1])
-        return b"".join(taken)
+    def _write_waiting(self) -> None:
+        """Write what waits by now, and tell how many could not: there may always be more."""
+        due = len(self._waiting)
+        while due > 0 and (taken := self._together()):
+            super().msg(b"".join(taken))
+            due -= len(taken)
+        with self._counting:
+            left_out, self._left_out = self._left_out, 0
+        if left_out:
+            self._tell(left_out)
+
+    def _together(self) -> list[bytes]:
+        """Take as many lines as the kernel writes in one piece, and one at least, if any is there."""
+        taken: list[bytes] = []
+        room = PIPE_BUF
+        with suppress(IndexError):  # others take as well, once the thread has ended
+            while not taken or len(self._waiting[0]) <= room:
+                taken.append(self._waiting.popleft())
+                room -= len(taken[-1])
+        return taken
 
     debug = info = warning = error = critical = exception = log = msg

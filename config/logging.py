@@ -111,10 +111,12 @@ def write_behind() -> None:
 
 
 def flush() -> None:
-    """Tell what was left out so far; for a process that ends without running exit handlers."""
+    """Tell what was left out so far, and write what waits; later lines are written at once.
+
+    For the end of a process; to be called by one that ends without running exit handlers.
+    """
     _tell_left_out(repetition.ended(now_all=True))
-    behind, _out.lines = _out.lines, Lines(_out.descriptor)
-    behind.close()
+    _out.lines.close()
 
 
 class _Out:

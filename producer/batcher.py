@@ -61,6 +61,9 @@ class Excuses(Protocol[T_contra, A_co]):
     def full(self, item: T_contra, wait_ms: int) -> A_co:
         """Refuse an item at once: too many wait already, lately for about `wait_ms`."""
 
+    def closing(self, item: T_contra, wait_ms: int) -> A_co:
+        """Refuse an item at once: nothing more is taken here."""
+
     def unsent(self) -> A_co:
         """Say that nothing was done: the item never left the queue."""
 
@@ -152,7 +155,9 @@ class Batcher(Generic[T, A]):
         It may be called before this returns. A future for each item would cost the loop a turn.
         """
         pending = self._pending
-        if len(pending) >= self._pending_max or self._closed:
+        if self._closed:
+            return tell(self._excuses.closing(item, self.wait_ms))
+        if len(pending) >= self._pending_max:
             return tell(self._excuses.full(item, self.wait_ms))
         pending.append(_Entry(item, tell, self._now()))
         if self._idle and not self._dispatching:

@@ -51,9 +51,10 @@ class AccessLog:
 
     def _is_sampled(self, call: Call) -> bool:
         sample, given = self._sample, call.given
-        if type(given) is Accepted:  # a trace that nobody brought is followed nowhere else
+        if type(given) is Accepted:  # a trace that nobody brought is known by its spans alone
             told = sample.holds(given.intent_id.int)
-            return told or (b"traceparent" in call.headers and call.is_in(sample))
+            followed = b"traceparent" in call.headers or bool(call.context)
+            return told or (followed and call.is_in(sample))
         return call.is_in(sample) or any(sample.holds(one.int) for one in call.accepted)
 
     def _tell(self, call: Call, status: int, level: str) -> None:

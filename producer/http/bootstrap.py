@@ -187,9 +187,13 @@ class _Excuses:
 
     def full(self, item: Posted, wait_ms: int) -> Answer:
         """Refuse: by the time there were room, the answer would come too late."""
+        metering.count_full(item.kind)
+        return self.closing(item, wait_ms)
+
+    def closing(self, item: Posted, wait_ms: int) -> Answer:
+        """Refuse in the same words, but it is no load that binds: another process has room."""
         answer = Limited(INTAKE_LIMIT, max(wait_ms, _FULL_RETRY_MS_MIN))
         metering.count_excuse(answer)
-        metering.count_full(item.kind)
         return answer
 
     def unsent(self) -> Answer:

@@ -45,6 +45,8 @@ class _Excuses:
     def full(self, item: object, wait_ms: int) -> _Failed:
         return _Failed.UNDONE
 
+    closing = full
+
     def unsent(self) -> _Failed:
         return _Failed.UNDONE
 

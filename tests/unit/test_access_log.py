@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from config import logging
 from config.repetition import Repetition
+from config.tracing import begin
 from producer.answers import Accepted, Limited, Posted
 from producer.http.access import SAMPLED_MAX, AccessLog
 from producer.http.api import Api
@@ -95,10 +96,23 @@ def test_a_call_is_told_by_its_intent_too() -> None:
 def test_an_accepted_call_of_no_trace_is_told_by_its_intent_alone() -> None:
     """A trace of our own making is known nowhere else: it would only double the share."""
     access = AccessLog(0.5)
-    calls = [call() for _ in range(50)]
-    for one in calls:
-        one.posted, one.given = posted(), Accepted(UUID(int=1), NOW)
-    assert told(access, *[(one, 202) for one in calls]) == []
+    inside, outside = UUID(int=(1 << 56) - 1), UUID(int=1)
+    calls = [call() for _ in range(100)]
+    for one, intent_id in zip(calls, [inside, outside] * 50, strict=True):
+        one.posted, one.given = posted(intent_id), Accepted(intent_id, NOW)
+    events = told(access, *[(one, 202) for one in calls])
+    assert [event["intent_id"] for event in events] == [inside] * 50
+
+
+def test_an_accepted_call_whose_trace_has_spans_is_told_by_its_trace_too() -> None:
+    """Ours to begin, and known beyond this process by then."""
+    one, other = call(), call()
+    one._trace, other._trace = (1 << 56) - 1, 1
+    for each in (one, other):
+        each.posted, each.given = posted(), Accepted(UUID(int=1), NOW)
+        each.context = begin(each.trace)
+    (event,) = told(AccessLog(0.01), (one, 202), (other, 202))
+    assert event["trace_id"] == one.trace_id
 
 
 def test_an_event_says_what_came_and_what_became_of_it() -> None:

@@ -305,7 +305,10 @@ def test_the_schema_comes_first_and_needs_nothing_of_the_chart(chart: Rendered) 
 
 
 def test_migrations_can_be_left_to_another() -> None:
-    assert render({"migrate": {"enabled": False}}).all("Job") == []
+    chart = render({"migrate": {"enabled": False}})
+    assert chart.refused == ""
+    assert len(chart.all("Deployment")) == len(PROCESSES)
+    assert chart.all("Job") == []
 
 
 # Who may talk to whom ------------------------------------------------------------------------------
@@ -432,14 +435,19 @@ def test_what_is_asked_of_prometheus_is_there_to_be_answered(full: Rendered) -> 
 
 def test_a_prometheus_of_this_deployment_alone_needs_no_namespace() -> None:
     chart = render({"keda": {"enabled": True, "matchNamespace": False}})
-    for _, trigger in triggers(chart):
+    assert chart.refused == ""
+    scaled = list(triggers(chart))
+    assert {component for component, _ in scaled} == {"api", "worker"}
+    for _, trigger in scaled:
         query = trigger["metadata"]["query"]
         promql_parser.parse(query)
         assert "namespace" not in query
 
 
 def test_without_figures_nothing_is_scaled_down(full: Rendered) -> None:
-    for one in full.all("ScaledObject"):
+    scaled = full.all("ScaledObject")
+    assert {component_of(one) for one in scaled} == {"api", "worker"}
+    for one in scaled:
         fallback = one["spec"]["fallback"]
         assert fallback["replicas"] == one["spec"]["maxReplicaCount"]
         assert fallback["behavior"] == "currentReplicasIfHigher"

@@ -18,6 +18,8 @@ class Excuses:
     def full(self, item: int, wait_ms: int) -> str:
         return FULL
 
+    closing = full
+
     def unsent(self) -> str:
         return UNSENT
 

@@ -33,16 +33,19 @@ class Stuck:
         """Nothing to give back."""
 
 
-def submitted_to_a_full_intake(posted: Posted) -> Answer:
+def submitted_to_a_full_intake(posted: Posted, *, drained: bool = False) -> Answer:
     work = Stuck()
 
     async def story() -> Answer:
         bounds = Bounds(lanes=1, batch_max=1, pending_max=1, timeout_ms=20_000)
         batcher: Batcher[Posted, Answer] = Batcher("full", lambda: work, _Excuses(), bounds)
         batcher.submit(posted)
-        refused = await batcher.submit(posted)
+        if not drained:
+            refused = await batcher.submit(posted)
         work.go.set()
         await batcher.drain()
+        if drained:
+            refused = await batcher.submit(posted)
         batcher.close()
         return refused
 
@@ -66,3 +69,5 @@ def test_an_intent_that_finds_the_intake_full_has_a_verdict(
     assert isinstance(refused, Limited)
     assert refused.limit == INTAKE_LIMIT
     assert counted() == (limited + 1, shed + 1)
+    assert isinstance(submitted_to_a_full_intake(posted, drained=True), Limited)
+    assert counted() == (limited + 2, shed + 1), "no load binds where a process ends"

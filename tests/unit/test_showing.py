@@ -75,9 +75,11 @@ def test_a_campaign_counts_from_zero_before_anything_happened() -> None:
     quiet = Figures([], 0, 0.0, 0, FIGURES.campaigns, [])
     found = shown(Reading(figures=quiet))
     assert found["tidegate_intents_committed_total", ("spring", "order")] == 0
+    assert found["tidegate_intents_committed_total", ("other", "order")] == 0
     assert found["tidegate_coupons_issued_total", ("spring",)] == 0
-    given_up = ("spring", "issuance", "could_not_be_processed")
-    assert found["tidegate_intents_refused_total", given_up] == 0
+    for campaign in ("spring", "other"):
+        given_up = (campaign, "issuance", "could_not_be_processed")
+        assert found["tidegate_intents_refused_total", given_up] == 0
 
 
 def test_stock_and_budget_are_shown_by_state() -> None:

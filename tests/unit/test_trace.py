@@ -105,6 +105,20 @@ def test_what_is_no_tracestate_is_dropped_and_its_traceparent_kept(state: object
     assert state_of(state) == ""
 
 
+@pytest.mark.timeout(60)  # each takes microseconds; read in every possible way, it takes years
+@pytest.mark.parametrize(
+    "member",
+    [" ", "  ", " " * 15, "\t", " \t ", "", "a=b ", "a=b c d ", f"a={'b ' * 60}", "a@b=c  \t"],
+)
+def test_a_tracestate_is_read_in_one_way(member: str) -> None:
+    """Whoever may call could stop the whole process otherwise: of the size that has to be taken."""
+    for end in ("\x7f", " x", " " * 20 + "=", ",="):
+        count = min((512 - len(end)) // (len(member) + 1), 31)
+        state = (f"{member}," * count + end).ljust(512, " ")[:512]
+        assert state_of(state[:-1] + "\x7f") == ""
+        assert state_of("x" + state[1:]) == ""
+
+
 def test_a_tracestate_alone_says_nothing() -> None:
     """It belongs to the trace that was named beside it."""
     assert context_of(None, "congo=x") is None

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
-from config.sampling import Sample
+from config import logging
+from config.repetition import Repetition
 from config.tracing import Span
-from producer.answers import Answer, Limited, Posted
+from producer.answers import Accepted, Answer, Limited, Posted
 from producer.celery_tracing import MessageTraces
 from producer.http import batch
+from producer.http.access import AccessLog
 from producer.http.api import Api
 from producer.http.auth import Gateway
 from producer.http.calls import Call, Message
@@ -30,6 +35,13 @@ from workers.domain.intent import Line, OrderIntent
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 STATE = "ot=th:8,vendor@chat=x y"
 CHAT = Gateway("chat", frozenset({"intents:write"}))
+NOW = datetime(2026, 2, 6, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def fresh_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what the log has told of meanwhile to nobody else."""
+    monkeypatch.setattr(logging, "repetition", Repetition())
 
 
 def an_order() -> Posted:
@@ -95,14 +107,19 @@ def test_what_is_no_traceparent_decides_nothing() -> None:
         assert not is_followed(0.0, rubbish)
 
 
-def test_calls_that_say_nothing_are_chosen_as_the_log_chooses() -> None:
-    """By the trace's id, so that a trace with spans has its log lines."""
+@pytest.mark.parametrize("accepted", [True, False])
+def test_calls_that_say_nothing_are_chosen_as_the_log_chooses(accepted: bool) -> None:
+    """By the trace's id, so that a trace with spans has its log lines, whatever became of it."""
     followed = Counter[bool]()
     made, _ = traces(0.5)
+    access = AccessLog(0.5)
     for _ in range(TRACES_PER_S_MAX // 2):
         one = call()
+        one.given = Accepted(UUID(int=1), NOW) if accepted else None  # not in the sample itself
         place = made.follow(one)
-        assert (place is not None) == Sample(0.5).holds(one.trace)
+        with capture_logs() as told:
+            access.note(one, 202)
+        assert [event["trace_id"] for event in told] == ([one.trace_id] if place else [])
         assert place is None or place.trace == one.trace
         followed[place is not None] += 1
     assert followed.keys() == {True, False}

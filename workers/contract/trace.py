@@ -15,7 +15,9 @@ _TRACEPARENT: Final = re.compile(
 )
 _SAMPLED: Final = 1  # of the flags
 _KEY: Final = r"[a-z0-9][a-z0-9_*/-]{0,240}(@[a-z][a-z0-9_*/-]{0,13})?"
-_MEMBER: Final = rf"[ \t]*({_KEY}=[ -+\--<>-~]{{0,255}}[!-+\--<>-~])?[ \t]*"
+# Blanks belong to one place of it alone: with two, an empty member could be read in as many ways as it
+# has blanks, a list of them in as many as the product, and each would be tried.
+_MEMBER: Final = rf"[ \t]*({_KEY}=[ -+\--<>-~]{{0,255}}[!-+\--<>-~][ \t]*)?"
 _TRACESTATE: Final = re.compile(rf"{_MEMBER}(,{_MEMBER}){{0,31}}".encode())
 _TRACESTATE_BYTES_MAX: Final = 512  # what everybody has to pass on; more is nobody's right
 TRACEPARENT_BYTES: Final = 55  # of version 00

@@ -86,7 +86,7 @@ def _of_tallies(found: Figures, names: Iterable[str]) -> dict[str, Series]:
     issued: Counter[tuple[str, ...]] = Counter()
     redeemed: Counter[tuple[str, ...]] = Counter()
     # A counter that begins when its first event has happened has no increase to show.
-    for name in names:
+    for name in (*names, OTHER):
         for kind in ("order", "issuance"):
             committed[name, kind] += 0
             refused[name, kind, Refusal.COULD_NOT_BE_PROCESSED] += 0  # one of them wakes somebody
