@@ -24,7 +24,7 @@ from deploy.embedded.postgres import _program
 from tests.deploy_files import DEPLOY
 from workers.store import audit
 from workers.store.migrate import migrate
-from workers.store.pool import AUDITOR, PRODUCER, WORKER, Bounds, connect
+from workers.store.pool import AUDITOR, OPERATOR, PRODUCER, WORKER, Bounds, connect
 
 GUIDE = (DEPLOY / "DEPLOY.md").read_text()
 PGBOUNCER = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
@@ -88,7 +88,7 @@ def test_an_owner_without_superuser_can_migrate_audit_and_examine(owner_dsn: str
 
 def test_the_processes_login_takes_its_roles_and_no_other(fresh: Cluster, owner_dsn: str) -> None:
     app = dsn_of(fresh, "tidegate_app")
-    for role in (PRODUCER, WORKER, AUDITOR):
+    for role in (PRODUCER, WORKER, AUDITOR, OPERATOR):
         with connect(app, role, Bounds(), name="test") as connection:
             assert connection.execute("SELECT current_user").fetchall() == [(role,)]
     for role in ("shop_owner", "postgres"):
