@@ -16,6 +16,7 @@ import redis
 import schemathesis
 from http_kit import ORDER, Served, add_gateway, key_of, serve, settings_for
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import checks
 from schemathesis.generation import GenerationMode
 
@@ -74,8 +75,6 @@ def test_every_call_is_answered_as_described(
     method: str, path: str, mode: GenerationMode, api: Served, schema: Any
 ) -> None:
     operation = schema[path][method]
-    if mode is GenerationMode.NEGATIVE and not _can_be_wrong(path, method):
-        pytest.skip("nothing of it can be wrong")
     headers = {"authorization": f"Bearer {key_of(GATEWAY)}"}
 
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -94,9 +93,7 @@ def test_every_call_is_answered_as_described(
         if not path.startswith(("/console", "/metrics", "/openapi.json", "/problems")):
             assert not INTERNALS.search(response.text), response.text
 
-    check()
-
-
-def _can_be_wrong(path: str, method: str) -> bool:
-    operation = DESCRIPTION["paths"][path][method]
-    return bool(operation.get("parameters") or operation.get("requestBody"))
+    try:
+        check()
+    except Unsatisfiable:
+        assert mode is GenerationMode.NEGATIVE, "only of what takes nothing can nothing be wrong"

@@ -7,6 +7,7 @@ safety of the process, nothing serves durability: that is the journal's.
 from __future__ import annotations
 
 import ssl
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -84,5 +85,5 @@ def _proof_of(broker_url: str) -> dict[str, object] | bool:
     if broker_url.startswith("rediss:"):
         return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     if broker_url.startswith("amqps:"):
-        return {"server_hostname": None}  # kombu puts the URL's host in its place
+        return {"server_hostname": urlsplit(broker_url).hostname}
     return False
