@@ -71,7 +71,7 @@ class Transport(redis.Transport):  # type: ignore[misc]
                 if tag not in before:
                     channel.qos.ack(tag)
 
-    def _in_hand(self) -> list[tuple[str, Channel]]:
+    def _in_hand(self) -> list[tuple[str, Any]]:
         """Return the messages that are not acknowledged yet, each with its channel."""
         channels = list(self.cycle._channels)  # noqa: SLF001 - kombu tells it nowhere else
         return [(tag, one) for one in channels for tag in one.qos._delivered]  # noqa: SLF001
