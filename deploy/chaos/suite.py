@@ -40,8 +40,11 @@ class Noticed(Struct, frozen=True, kw_only=True):
 
 
 def chosen(name: str) -> list[Scenario]:
-    """Return the scenarios of a name; `all` is every one of them. Raises KeyError."""
-    return [*SCENARIOS.values()] if name == "all" else [SCENARIOS[name]]
+    """Return the scenarios of a name, or of several with commas; `all` is every one of them.
+
+    Raises KeyError for a name that is none.
+    """
+    return [*SCENARIOS.values()] if name == "all" else [SCENARIOS[one] for one in name.split(",")]
 
 
 def run(wish: Wish, screen: Screen) -> Report:

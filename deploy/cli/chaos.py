@@ -25,7 +25,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
-@click.option("--scenario", "name", help="A scenario's name, or `all`.")
+@click.option("--scenario", "name", help="A scenario's name, several with commas, or `all`.")
 @click.option(
     "--list", "listed", is_flag=True, help="Say every scenario, and whether it runs here."
 )
