@@ -48,7 +48,7 @@ _SCENARIOS: Final = (
         line="kill -9 of worker children only: acknowledged late, or not at all",
         anchor="C3",
         attacks=("I1", "I2"),
-        recurring=(_recur("kill", "worker-child", every=(0.2, 0.5)),),
+        recurring=(_recur("kill", "worker-child", every=(0.5, 1.0)),),
         duration_s=8,
     ),
     Scenario(

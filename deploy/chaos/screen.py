@@ -10,7 +10,6 @@ from typing import Final, Protocol, TextIO
 from msgspec import Struct
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -198,5 +197,5 @@ class LiveScreen:
         for active in picture.active:
             table.add_row("now", "", Text(active, "yellow"))
         for event in list(self._events):
-            table.add_row("", "", Text(escape(event), "dim"))
+            table.add_row("", "", Text(event, "dim"))
         return table

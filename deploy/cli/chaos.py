@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from config import logging
 from deploy.cli import faults
 from deploy.cli.output import json_option, show
 
@@ -72,6 +73,7 @@ def chaos(
         raise click.UsageError("give --scenario NAME or `all`, --mutation NAME or `all`, or --list")
     if kills is not None and (name != "kills" or data is None):
         raise click.UsageError("--kills needs `--scenario kills` and --data")
+    logging.configure("tidegate", "error", "text", to="stderr")  # what is away is away on purpose
     seed = random.getrandbits(32) if seed is None else seed
     folder = (data or Path(tempfile.mkdtemp(prefix="tidegate-chaos-"))).expanduser().resolve()
     if mutation is not None:

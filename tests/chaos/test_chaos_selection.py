@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from io import StringIO
@@ -15,11 +18,14 @@ from deploy.chaos import harness, suite
 from deploy.chaos.scenarios import SCENARIOS, faults_of
 from deploy.chaos.screen import PlainScreen
 from deploy.chaos.suite import Worlds
+from deploy.chaos.world import WORKERS
 from deploy.cli.chaos import chaos
 from deploy.cli.target import Invocation
+from deploy.embedded import process
 
 SEED = 20260206
 SHORT_S = 5.0
+REPLACED_TIMES = 4
 # One of each kind that shares the usual cluster; `tidegate chaos --list` names them all.
 SELECTION = ("kills", "valkey-forgets", "postgres-kills", "lost-hints", "sell-out")
 
@@ -52,6 +58,20 @@ def test_every_promise_holds_under(name: str, worlds: Worlds, tmp_path: Path) ->
         "samples.jsonl",
         "verdict.json",
     }
+
+
+def test_a_worker_that_loses_its_child_has_another_within_two_seconds(worlds: Worlds) -> None:
+    """Celery by itself looks every 5 s; a child killed for its memory is all that a worker has."""
+    world = worlds.of(SCENARIOS["kills"].variety)
+    began = time.monotonic()
+    for _ in range(REPLACED_TIMES):
+        victim = world.pids("worker-child")[0]
+        os.kill(victim, signal.SIGKILL)
+        there = process.until(
+            lambda gone=victim: len({*world.pids("worker-child")} - {gone}) == WORKERS, 20
+        )
+        assert there
+    assert time.monotonic() - began < 2 * REPLACED_TIMES
 
 
 def test_a_promise_that_is_broken_on_purpose_is_noticed(tmp_path: Path) -> None:
