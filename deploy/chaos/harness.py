@@ -222,6 +222,7 @@ def _judge(
             "calls": sum(entry.phase == "invoke" for entry in entries),
             "unknown": sum(entry.phase == "unknown" for entry in entries),
             "samples": len(samples),
+            "quarantined": sum(row.reason == "could_not_be_processed" for row in final.intents),
             "drained_s": _or_max(course.drained_s, run),
             "recovered_s": _or_max(course.recovered_s, run),
         },

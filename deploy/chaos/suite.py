@@ -17,6 +17,7 @@ from deploy.chaos.screen import Screen
 from deploy.chaos.verdict import Report, Verdict, remark, report
 from deploy.chaos.world import WORKERS, World
 
+_MUTATED_DURATION_S_MAX: Final = 6.0
 _MUTATED_DRAIN_S_MAX: Final = 20.0  # what a mutation keeps from recovering is not waited for long
 _EVERY_ONE: Final = ("api", "redispatcher", "governor", "relay", "exporter", "postgres", "valkey")
 
@@ -134,13 +135,14 @@ def mutate(names: Sequence[str], seed: int, folder: Path, screen: Screen) -> lis
         screen.begin(f"mutation {mutation.name}, seed {seed}", mutation.line)
         room = folder / mutation.name
         with contextlib.closing(Worlds(room, screen, mutation)) as worlds:
+            duration_s = min(scenario.duration_s, _MUTATED_DURATION_S_MAX)
             run = harness.Run(
                 scenario=scenario,
                 seed=seed,
-                duration_s=scenario.duration_s,
+                duration_s=duration_s,
                 campaign_id=worlds.next_campaign(),
                 folder=room / scenario.name,
-                plan=faults_of(scenario, seed, scenario.duration_s),
+                plan=faults_of(scenario, seed, duration_s),
                 drain_s_max=_MUTATED_DRAIN_S_MAX,
             )
             verdict = harness.perform(run, worlds.of(scenario.variety), screen)

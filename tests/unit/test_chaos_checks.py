@@ -175,6 +175,10 @@ VIOLATIONS: dict[str, tuple[str, Gathered]] = {
         "I3",
         with_tables(orders=changed(TABLES.orders, 0, user="eve")),
     ),
+    "an unreadable intent has another outcome than quarantine": (
+        "I1",
+        intents(IntentRow("p-1", "order", "c-poison-0.5", "u-poison", "refused", "sold_out")),
+    ),
     "a promised intent is not found any more": (
         "I1",
         with_entries(

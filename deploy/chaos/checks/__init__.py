@@ -15,6 +15,7 @@ CHECKS: Final[Sequence[Check]] = (
     promises.noes_never_commit,
     promises.unknown_at_most_once,
     promises.orders_were_attempted,
+    promises.poison_is_told,
     reads.no_receipt_is_lost,
     told.outcomes_never_change,
     told.outcomes_are_the_tables,

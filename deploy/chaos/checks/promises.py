@@ -6,6 +6,8 @@ from deploy.chaos.checks.finding import Finding, Gathered, findings
 from deploy.chaos.checks.keys import keys_of
 
 _TERMINAL = ("committed", "refused")
+_POISON = "-poison-"  # in the keys of intents that no worker can read
+_QUARANTINED = "could_not_be_processed"
 
 
 def receipts_come_out(gathered: Gathered) -> list[Finding]:
@@ -69,7 +71,7 @@ def orders_were_attempted(gathered: Gathered) -> list[Finding]:
     unasked = [
         f"{row.intent_id} under {row.key}"
         for row in gathered.tables.intents
-        if row.key not in keys and "-poison-" not in row.key
+        if row.key not in keys and _POISON not in row.key
     ]
     lines: dict[str, dict[str, int]] = {}
     for line in gathered.tables.lines:
@@ -88,3 +90,13 @@ def orders_were_attempted(gathered: Gathered) -> list[Finding]:
         *findings(check, "I3", "intents that nobody asked for", unasked),
         *findings(check, "I3", "orders of what was not asked for", other),
     ]
+
+
+def poison_is_told(gathered: Gathered) -> list[Finding]:
+    """An intent that nobody can read is refused as such: one outcome, like any other."""
+    wrong = [
+        f"{row.intent_id} is {row.status} {row.reason}"
+        for row in gathered.tables.intents
+        if _POISON in row.key and row.reason != _QUARANTINED
+    ]
+    return findings("poison is told", "I1", "unreadable intents that nobody was told of", wrong)
