@@ -53,7 +53,7 @@ def run(wish: Wish, screen: Screen) -> Report:
     wish.folder.mkdir(parents=True, exist_ok=True)
     verdicts: list[Verdict] = []
     with contextlib.closing(Worlds(wish.folder, screen)) as worlds:
-        for scenario in _by_variety(wish.scenarios):
+        for scenario in by_variety(wish.scenarios):
             screen.begin(f"{scenario.name}, seed {wish.seed}", scenario.line)
             verdict = _one(scenario, wish, worlds, screen)
             screen.done(remark(verdict), clean=verdict.clean)
@@ -168,7 +168,7 @@ def is_whole(world: World) -> bool:
     return all(found.get(role) for role in _EVERY_ONE) and len(found.get("worker", [])) == WORKERS
 
 
-def _by_variety(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
-    """Bring those of one variety together, in the order of their first."""
+def by_variety(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
+    """Bring scenarios of one variety together, in the order of their first."""
     varieties = list(dict.fromkeys(one.variety for one in scenarios))
     yield from sorted(scenarios, key=lambda one: varieties.index(one.variety))

@@ -87,9 +87,9 @@ class World:
             self.close()
             raise
 
-    def close(self, *, hastily: bool = False) -> None:
-        """Stop everything and keep the logs; the servers' data are removed."""
-        if hastily and hasattr(self, "cluster"):
+    def close(self) -> None:
+        """Stop everything, hastily: it is judged. Keep the logs; the servers' data are removed."""
+        if hasattr(self, "cluster"):
             self.cluster.hasten()
         logs = self.data / "logs"
         with contextlib.suppress(OSError):

@@ -6,10 +6,6 @@ import json
 from collections import Counter
 from itertools import islice
 
-from deploy.chaos.checks.finding import Finding
-from deploy.chaos.comparison import judge
-from deploy.chaos.kills import Kills, add
-from deploy.chaos.verdict import Verdict, lines, remark, report, summary
 from deploy.chaos.workload import RARE, Wish, everyday, sell_out
 
 COUPONS = [(f"c-{n}", f"CODE{n:012}") for n in range(400)]
@@ -64,45 +60,3 @@ def test_some_post_twice_at_once_and_some_come_back_with_another_wish() -> None:
 def test_in_a_sell_out_everybody_wants_one_of_the_same() -> None:
     crowd = islice(sell_out("chaos-1", (), 1), 100)
     assert all(wish.units == {RARE: 1} for wish in crowd)
-
-
-BROKEN = Finding(check="told", breaks="I8", said="changed", count=1, examples=["i-1"])
-
-
-def verdict(clean: bool, *, kills: int = 3, not_run: str = "") -> Verdict:
-    return Verdict(
-        scenario="s",
-        seed=1,
-        duration_s=1.0,
-        clean=clean,
-        findings=[] if clean or not_run else [BROKEN],
-        kills=kills,
-        figures={"receipts": 10.0},
-        not_run=not_run,
-    )
-
-
-def test_a_report_is_clean_if_all_that_ran_was_and_complete_if_all_ran() -> None:
-    assert (report([verdict(True)]).clean, report([verdict(True)]).complete) == (True, True)
-    partly = report([verdict(True), verdict(False, not_run="no root")])
-    assert (partly.clean, partly.complete) == (True, False)
-    assert any("not complete" in line for line in summary(partly))
-    assert not report([verdict(True), verdict(False)]).clean
-
-
-def test_a_violated_verdict_names_the_invariant_and_an_example() -> None:
-    assert "VIOLATED I8" in remark(verdict(False))
-    assert any("i-1" in line for line in lines(verdict(False)))
-
-
-def test_kills_add_up_over_runs_and_a_violation_is_never_forgotten() -> None:
-    kills = add(add(add(Kills(), verdict(True)), verdict(False)), verdict(True))
-    assert (kills.kills, kills.receipts, kills.violations, len(kills.runs)) == (9, 30, 1, 3)
-    assert not kills.clean
-
-
-def test_a_plain_consumer_loses_what_is_neither_done_nor_parked() -> None:
-    sent = ["a", "b", "c", "d"]
-    lossy = judge(1, 1.0, sent, done=["a", "a"], parked=1, kills=2)
-    assert (lossy.figures["lost"], lossy.figures["doubled"], lossy.clean) == (2, 1, True)
-    assert not judge(1, 1.0, sent, done=["a", "b"], parked=2, kills=2).clean
