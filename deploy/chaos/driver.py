@@ -92,7 +92,7 @@ class Driver:
     def close(self) -> None:
         """Cut all connections and end the thread. Idempotent."""
         if self._thread.is_alive():
-            self._wait(self._asker.close())
+            self._wait(self._leave())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -242,6 +242,15 @@ class Driver:
         return await self._asker.ask(payload, _ANSWER_TIMEOUT_S)
 
     # ---- the end
+
+    async def _leave(self) -> None:
+        """Send everybody away who is still here, as after Ctrl-C."""
+        self._arriving = self._patient = False
+        rest = list(self._tasks)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self._asker.close()
 
     async def _all_gone(self, timeout_s: float) -> bool:
         give_up_at = now() + timeout_s

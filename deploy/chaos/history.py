@@ -52,12 +52,12 @@ _decode = msgspec.json.Decoder(Entry).decode
 
 
 class History:
-    """Appends entries to a file; may be used from several threads. Close it to have all on disk."""
+    """A new file, appended to from any thread. Close it to have all on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.counts: Counter[tuple[Op, Phase]] = Counter()
-        self._fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        self._fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_TRUNC, 0o600)
         self._lock = threading.Lock()
         self._calls = 0
         self._dirty = False

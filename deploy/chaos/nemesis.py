@@ -51,6 +51,7 @@ class Nemesis:
 
     def start(self) -> None:
         """Begin: the plan's times count from now."""
+        self._log.write_bytes(b"")
         self._began = now()
         self._thread.start()
 

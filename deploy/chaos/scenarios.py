@@ -16,6 +16,7 @@ from deploy.chaos.scenario import INVARIANTS, OURS, Action, Scenario, Variety
 _FROZEN = Variety(
     settings=(
         ("TIDEGATE_BROKER__VISIBILITY_TIMEOUT_S", "5"),
+        ("TIDEGATE_POSTGRES__STATEMENT_TIMEOUT_MS", "4000"),  # no longer than the broker's patience
         ("TIDEGATE_POSTGRES__IDLE_IN_TRANSACTION_TIMEOUT_MS", "2000"),
     )
 )

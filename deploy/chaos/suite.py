@@ -16,6 +16,7 @@ from deploy.chaos.scenarios import SCENARIOS, faults_of
 from deploy.chaos.screen import Screen
 from deploy.chaos.verdict import Report, Verdict, remark, report
 from deploy.chaos.world import WORKERS, World
+from deploy.embedded.errors import EmbeddedError
 
 _MUTATED_DURATION_S_MAX: Final = 6.0
 _MUTATED_DRAIN_S_MAX: Final = 20.0  # what a mutation keeps from recovering is not waited for long
@@ -55,7 +56,10 @@ def run(wish: Wish, screen: Screen) -> Report:
     with contextlib.closing(Worlds(wish.folder, screen)) as worlds:
         for scenario in by_variety(wish.scenarios):
             screen.begin(f"{scenario.name}, seed {wish.seed}", scenario.line)
-            verdict = _one(scenario, wish, worlds, screen)
+            try:
+                verdict = _one(scenario, wish, worlds, screen)
+            except EmbeddedError as failed:
+                verdict = _not_started(scenario, wish, failed)
             screen.done(remark(verdict), clean=verdict.clean)
             verdicts.append(verdict)
     return report(verdicts)
@@ -89,6 +93,16 @@ def _one(scenario: Scenario, wish: Wish, worlds: Worlds, screen: Screen) -> Verd
     if not (verdict.clean and is_whole(world)):
         worlds.close()
     return verdict
+
+
+def _not_started(scenario: Scenario, wish: Wish, failed: EmbeddedError) -> Verdict:
+    return Verdict(
+        scenario=scenario.name,
+        seed=wish.seed,
+        duration_s=wish.duration_s or scenario.duration_s,
+        clean=False,
+        said=f"the cluster did not start: {failed}",
+    )
 
 
 class Worlds:
