@@ -82,7 +82,7 @@ def perform(run: Run, world: World, screen: Screen) -> Verdict:
     play = everyday if run.scenario.workload == "everyday" else sell_out
     wishes = play(run.campaign_id, coupons, run.seed)
     driver = Driver(to, wishes, log, run.scenario.rate, run.seed)
-    nemesis = Nemesis(world, run.plan, run.folder / "faults.jsonl")
+    nemesis = Nemesis(world, run.plan, run.folder / "faults.jsonl", screen.event)
     prefix = world.cluster.settings.valkey.key_prefix
     with (
         contextlib.closing(log),

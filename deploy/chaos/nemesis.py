@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -38,10 +38,17 @@ class Done(Struct, frozen=True, kw_only=True):
 class Nemesis:
     """One plan against one world, in a thread of its own, until `heal`."""
 
-    def __init__(self, world: World, plan: Sequence[Fault], log: Path) -> None:
+    def __init__(
+        self,
+        world: World,
+        plan: Sequence[Fault],
+        log: Path,
+        tell: Callable[[str], None] = lambda said: None,
+    ) -> None:
         self._world = world
         self._plan = plan
         self._log = log
+        self._tell = tell
         self._lock = threading.Lock()
         self._open: list[tuple[float, Fault, AbstractContextManager[str], str, float]] = []
         self._stop = threading.Event()
@@ -115,6 +122,7 @@ class Nemesis:
             return
         with self._lock:
             self._open.append((began + fault.for_s, fault, harm, said, began))
+        self._tell(said + (f", for {fault.for_s:.1f} s" if fault.for_s else ""))
         if not fault.for_s:
             self._end(self._open[-1])
 

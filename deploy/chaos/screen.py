@@ -64,7 +64,7 @@ def choose(scenarios: int, out: TextIO | None = None) -> Screen:
 
 
 class PlainScreen:
-    """A line at the beginning and the end of a scenario, and every other second."""
+    """A line at the beginning and the end of a scenario, for each event, and every other second."""
 
     def __init__(self, out: TextIO, scenarios: int) -> None:
         self._out, self._scenarios = out, scenarios
@@ -83,7 +83,8 @@ class PlainScreen:
             self._say("      " + line_of(picture))
 
     def event(self, said: str) -> None:
-        """See `Screen`; what happened is in the evidence."""
+        """See `Screen`."""
+        self._say(f"        {said}")
 
     def done(self, remark: str, *, clean: bool) -> None:
         """See `Screen`."""

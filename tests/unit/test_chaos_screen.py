@@ -32,7 +32,11 @@ def test_without_a_terminal_there_are_lines_without_control_codes() -> None:
     screen.event("worker-1 was killed")
     screen.done("clean: 5 faults", clean=True)
     screen.close()
-    assert out.getvalue() == "00:00 [1/2] kills, seed 1: kill -9\n00:00       clean: 5 faults\n"
+    assert out.getvalue().splitlines() == [
+        "00:00 [1/2] kills, seed 1: kill -9",
+        "00:00         worker-1 was killed",
+        "00:00       clean: 5 faults",
+    ]
 
 
 def test_a_line_says_what_was_done_and_heard() -> None:
