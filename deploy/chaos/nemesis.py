@@ -81,7 +81,8 @@ class Nemesis:
     def heal(self) -> None:
         """Do nothing more, undo everything. Raises what went wrong in the thread."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         if self.failure is not None:
             raise self.failure
 
