@@ -1,7 +1,7 @@
 """Mutations: deliberate breakages of a promise, each of which must turn the verdict red.
 
 They show that the checkers see: a verdict that stays clean under a mutation means nothing when it is
-clean without one. A mutation is SQL, code in `mutated/sitecustomize.py`, a process left out, or two.
+clean without one. A mutation is SQL, code in `mutated/sitecustomize.py`, or both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class Mutation(Struct, frozen=True, kw_only=True):
     breaks: tuple[str, ...]
     scenario: str
     statements: LiteralString = ""
-    without: str = ""  # a role that is not started
 
     @property
     def environ(self) -> dict[str, str]:
@@ -46,13 +45,6 @@ _MUTATIONS: Final = (
         breaks=("I1", "I10"),
         scenario="children",
         statements=_SQL.lost_open_intents,
-    ),
-    Mutation(
-        name="no-redispatcher",
-        line="nobody hints again",
-        breaks=("I10",),
-        scenario="lost-hints",
-        without="redispatcher",
     ),
     Mutation(
         name="keys-not-unique",

@@ -302,11 +302,12 @@ _SCENARIOS: Final = (
     ),
     Scenario(
         name="lost-hints",
-        line="every hint is lost, to the end: only the redispatcher brings intents back",
+        line="no worker for seconds, and every hint deleted meanwhile",
         anchor="C9",
         attacks=("I1", "I10"),
         recurring=(
-            _recur("hints", every=(99, 99), for_s=(60, 60), first_s=0.3, amount=(1.0, 1.0)),
+            _recur("away", "worker", every=(99, 99), for_s=(60, 60), first_s=2.0),
+            _recur("valkey-unbind", every=(0.1, 0.2), first_s=2.0),
         ),
         duration_s=8,
     ),

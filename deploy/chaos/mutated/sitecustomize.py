@@ -37,19 +37,21 @@ def receipt_before_commit() -> None:
 
 
 def false_no() -> None:
-    """Say no to some, whose intents are journalled."""
-    from producer import intake
-    from producer.answers import NotAccepted
+    """Say no to some, whose intents are journalled: last of all, or the journal's word would win."""
+    from producer.answers import Accepted, Answer, NotAccepted, Posted
+    from producer.intake import Intake
 
-    accept = intake._accept  # noqa: SLF001 - it is what is to be broken
+    submit = Intake.submit
 
-    def denying(admitted: list[Any], times: dict[UUID, datetime]) -> None:
-        accept(admitted, times)
-        for one in admitted:
-            if random.random() < _SHARE:
-                one.answer = NotAccepted("sold_out", final=True)
+    def denying(intake: Intake, batch: Sequence[Posted]) -> list[Answer]:
+        return [
+            NotAccepted("sold_out", final=True)
+            if isinstance(answer, Accepted) and random.random() < _SHARE
+            else answer
+            for answer in submit(intake, batch)
+        ]
 
-    intake._accept = denying  # noqa: SLF001
+    Intake.submit = denying  # type: ignore[assignment,method-assign]
 
 
 def two_mouths() -> None:
