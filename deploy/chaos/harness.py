@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -33,7 +33,7 @@ from deploy.chaos.sampler import Sample, Sampler
 from deploy.chaos.scenario import Scenario
 from deploy.chaos.screen import Picture, Screen
 from deploy.chaos.verdict import Verdict
-from deploy.chaos.workload import RARE, Coupon, Wish, everyday, sell_out
+from deploy.chaos.workload import RARE, Coupon, everyday, probes, sell_out
 from deploy.chaos.world import World
 from deploy.load.wire import target
 from workers.contract.couponcode import CouponCodes
@@ -92,7 +92,7 @@ def perform(run: Run, world: World, screen: Screen) -> Verdict:
     ):
         course = _Course(run, world, driver, nemesis, log, screen)
         try:
-            course.go(wishes)
+            course.go()
         finally:
             nemesis.heal()
     _write_samples(run.folder / "samples.jsonl", sampler.samples)
@@ -117,8 +117,9 @@ class _Course:
         self.drained_s: float | None = None
         self.recovered_s: float | None = None
 
-    def go(self, wishes: Iterator[Wish]) -> None:
+    def go(self) -> None:
         """Load and faults, then recovery by itself, then the last questions."""
+        new = probes(self._run.campaign_id)
         self._driver.start()
         self._watch("warming up", _WARM_S, self._has_receipts)
         self.nemesis.start()
@@ -131,7 +132,7 @@ class _Course:
         self._watch("draining", self._run.drain_s_max, lambda: self._driver.buyers == 0)
         self.answered_all = self._driver.finish(_PATIENCE_S)
         self.drained_s = self._until(healed_at, self._is_drained)
-        self.recovered_s = self._until(healed_at, lambda: self._driver.probe(next(wishes)))
+        self.recovered_s = self._until(healed_at, lambda: self._driver.probe(next(new)))
         self._until(healed_at, self._is_drained)
         self._show("last questions", 1.0)
         self._driver.ask_for_all()

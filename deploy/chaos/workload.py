@@ -9,6 +9,7 @@ another wish. Carts of two name their items in either order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from random import Random
 from typing import Final, Literal
 
@@ -63,6 +64,23 @@ def sell_out(campaign_id: str, coupons: Sequence[Coupon], seed: int) -> Iterator
     crowd = _Crowd(campaign_id, coupons, Random(f"sell-out/{seed}"))
     while True:
         yield crowd.order({RARE: 1})
+
+
+def probes(campaign_id: str) -> Iterator[Wish]:
+    """Play new buyers of what is free and plentiful: a system that serves at all serves them."""
+    for number in count(1):
+        wish = {
+            "user_id": f"probe-{number}",
+            "campaign_id": campaign_id,
+            "lines": [{"sku": HOT, "quantity": 1}],
+        }
+        yield Wish(
+            key=f"{campaign_id}-probe-{number}",
+            user=f"probe-{number}",
+            kind="order",
+            body=_encode(wish),
+            units={HOT: 1},
+        )
 
 
 class _Crowd:
