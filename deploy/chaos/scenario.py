@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from deploy.chaos.plan import Recurring
+from deploy.chaos.plan import Range, Recurring
 
 ALL: Final = "all"
 OURS: Final = (
@@ -66,3 +66,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
     workload: Literal["everyday", "sell-out"] = "everyday"
     mixable: bool = False
     kind: Literal["cluster", "plain-kombu"] = "cluster"
+
+
+def recur(kind: str, *targets: str, every: Range, **more: Any) -> Recurring:
+    """Say a kind of fault that comes again and again; see `Recurring` for what more there is to say."""
+    return Recurring(kind=kind, targets=targets or ("",), every_s=every, **more)
