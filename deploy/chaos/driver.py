@@ -28,6 +28,7 @@ _AGAIN_S: Final = (0.1, 1.5)  # between two attempts: doubled with each
 _POLL_S: Final = (0.15, 1.5)
 _POLLED_AGAIN_SHARE: Final = 0.15  # of the buyers come back to hear their outcome again
 _POLLED_AGAIN_S_MAX: Final = 4.0
+_COME_BACK_LOOK_S: Final = 0.1
 _TICK_S: Final = 0.005
 _FINAL_LANES: Final = 24
 _FINAL_ATTEMPTS_MAX: Final = 40
@@ -127,8 +128,14 @@ class Driver:
         if wish.ending != "leave" and self.outcomes.get(wish.key, "").startswith("committed"):
             await self._end(wish, wish.ending)
         if self._random.random() < _POLLED_AGAIN_SHARE:
-            await asyncio.sleep(self._random.uniform(0.1, _POLLED_AGAIN_S_MAX))
-            await self._poll(wish)
+            await self._come_back(wish)
+
+    async def _come_back(self, wish: Wish) -> None:
+        """Ask again later, and no later than the last buyers come."""
+        due = now() + self._random.uniform(0.1, _POLLED_AGAIN_S_MAX)
+        while self._arriving and now() < due:
+            await asyncio.sleep(_COME_BACK_LOOK_S)
+        await self._poll(wish)
 
     async def _place(self, wish: Wish) -> None:
         """Post until the answer is definite: a receipt, or a no that will not change."""

@@ -1,7 +1,8 @@
 """The harness: one scenario against a world, from its load to its verdict.
 
     issue coupons · load, faults and samples · heal · everybody answered · nothing open
-    · a new intent is served · ask once more for everything · read the tables · check
+    · a new intent is served · ask once more for everything · nothing in flight · read the tables
+    · check
 
 Nobody restarts anything by hand. What was gathered stays in the scenario's folder: history.jsonl,
 faults.jsonl, samples.jsonl, verdict.json.
@@ -17,6 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 import psycopg
+import redis
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -33,10 +35,11 @@ from deploy.chaos.sampler import Sample, Sampler
 from deploy.chaos.scenario import Scenario
 from deploy.chaos.screen import Picture, Screen
 from deploy.chaos.verdict import Verdict
-from deploy.chaos.workload import RARE, Coupon, everyday, probes, sell_out
+from deploy.chaos.workload import PLAYS, RARE, Coupon, probes
 from deploy.chaos.world import World
 from deploy.load.wire import target
 from workers.contract.couponcode import CouponCodes
+from workers.contract.names import gate_names
 from workers.domain.campaign import CampaignFile, parse
 from workers.store import audit
 
@@ -44,9 +47,6 @@ T = TypeVar("T")
 
 CAMPAIGN: Final = Path(__file__).with_name("campaign.toml")
 COUPONS: Final = 400  # what the campaign's budget holds, less a few
-# Nobody new comes in the last moments of the faults: what they leave behind is not healed by what comes
-# after, but by the system alone.
-LULL_S: Final = 0.5
 DRAIN_S_MAX: Final = 60.0
 _RECEIPTS_SHARE_MIN: Final = (
     0.02  # of the intents that are meant to come; some faults stop nearly all
@@ -79,8 +79,7 @@ def perform(run: Run, world: World, screen: Screen) -> Verdict:
     coupons = _coupons(world, run.campaign_id)
     log = History(run.folder / "history.jsonl")
     to = target(world.cluster.api_url, world.cluster.api_key)
-    play = everyday if run.scenario.workload == "everyday" else sell_out
-    wishes = play(run.campaign_id, coupons, run.seed)
+    wishes = PLAYS[run.scenario.workload](run.campaign_id, coupons, run.seed)
     driver = Driver(to, wishes, log, run.scenario.rate, run.seed)
     nemesis = Nemesis(world, run.plan, run.folder / "faults.jsonl", screen.event)
     prefix = world.cluster.settings.valkey.key_prefix
@@ -95,7 +94,7 @@ def perform(run: Run, world: World, screen: Screen) -> Verdict:
             course.go()
         finally:
             nemesis.heal()
-    _write_samples(run.folder / "samples.jsonl", sampler.samples)
+            _write_samples(run.folder / "samples.jsonl", sampler.samples)
     return _judge(run, world, course, sampler.samples, file)
 
 
@@ -113,9 +112,11 @@ class _Course:
     ) -> None:
         self._run, self._world = run, world
         self._driver, self.nemesis, self._log, self._screen = driver, nemesis, log, screen
+        self._in_flight_key = gate_names(world.cluster.settings.valkey.key_prefix).in_flight
         self.answered_all = False
         self.drained_s: float | None = None
         self.recovered_s: float | None = None
+        self.in_flight_left: int | None = None
 
     def go(self) -> None:
         """Load and faults, then recovery by itself, then the last questions."""
@@ -123,9 +124,10 @@ class _Course:
         self._driver.start()
         self._watch("warming up", _WARM_S, self._has_receipts)
         self.nemesis.start()
-        self._watch("faults", self._run.duration_s - LULL_S)
+        lull_s = min(self._run.scenario.lull_s, self._run.duration_s / 2)
+        self._watch("faults", self._run.duration_s - lull_s)
         self._driver.stop_arrivals()
-        self._watch("faults", LULL_S)
+        self._watch("faults", lull_s)
         self.nemesis.heal()
         self._world.disarm()
         healed_at = history.now()
@@ -136,6 +138,7 @@ class _Course:
         self._until(healed_at, self._is_drained)
         self._show("last questions", 1.0)
         self._driver.ask_for_all()
+        self._until(history.now(), self._is_settled)
 
     def _has_receipts(self) -> bool:
         return self._log.counts["post", "ok"] >= self._run.scenario.rate / 10
@@ -147,11 +150,11 @@ class _Course:
             self._show(stage, share)
             time.sleep(_LOOK_S)
 
-    def _until(self, healed_at: float, fact: Callable[[], bool]) -> float | None:
-        """Wait for a fact; return its seconds since the healing, None where it does not come."""
-        while (took_s := history.now() - healed_at) < self._run.drain_s_max:
+    def _until(self, began: float, fact: Callable[[], bool]) -> float | None:
+        """Wait for a fact; return its seconds since `began`, None where it does not come."""
+        while (took_s := history.now() - began) < self._run.drain_s_max:
             if fact():
-                return round(history.now() - healed_at, 2)
+                return round(history.now() - began, 2)
             self._show("draining", took_s / self._run.drain_s_max)
             time.sleep(_LOOK_S)
         return None
@@ -161,6 +164,11 @@ class _Course:
             with contextlib.closing(tables.open_reader(self._world.cluster.dsn)) as connection:
                 return tables.open_count(connection) == 0
         return False
+
+    def _is_settled(self) -> bool:
+        with contextlib.suppress(redis.RedisError), self._world.valkey() as client:
+            self.in_flight_left = int(client.scard(self._in_flight_key))
+        return self.in_flight_left == 0
 
     def _show(self, stage: str, share: float) -> None:
         counts = self._log.counts
@@ -195,6 +203,8 @@ def _judge(
         samples=samples,
         campaign_id=run.campaign_id,
         initial_stock={item.sku: item.stock for item in file.items},
+        budget=file.budget,
+        orders_per_user_max=file.campaign.orders_per_user_max,
         sells_out=RARE if run.scenario.workload == "sell-out" else "",
         faults_planned=len(run.plan),
         faults_done=len(done),
@@ -202,6 +212,7 @@ def _judge(
         drained_s=course.drained_s,
         recovered_s=course.recovered_s,
         answered_all=course.answered_all,
+        in_flight_left=course.in_flight_left,
         drain_s_max=run.drain_s_max,
         audit_violated=[f"{c.name}: {c.violations} ({c.example})" for c in audited.violated],
     )
@@ -223,6 +234,7 @@ def _judge(
             "calls": sum(entry.phase == "invoke" for entry in entries),
             "unknown": sum(entry.phase == "unknown" for entry in entries),
             "samples": len(samples),
+            "lost_replies": sum(proxy.lost_replies for proxy in world.proxies.values()),
             "quarantined": sum(row.reason == "could_not_be_processed" for row in final.intents),
             "drained_s": _or_max(course.drained_s, run),
             "recovered_s": _or_max(course.recovered_s, run),

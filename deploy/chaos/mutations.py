@@ -1,7 +1,8 @@
 """Mutations: deliberate breakages of a promise, each of which must turn the verdict red.
 
 They show that the checkers see: a verdict that stays clean under a mutation means nothing when it is
-clean without one. A mutation is SQL, code in `mutated/sitecustomize.py`, or both.
+clean without one. A mutation is SQL, code in `mutated/sitecustomize.py`, a process left out, or two
+of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Mutation(Struct, frozen=True, kw_only=True):
     breaks: tuple[str, ...]
     scenario: str
     statements: LiteralString = ""
+    without: str = ""  # a role that is not started
 
     @property
     def environ(self) -> dict[str, str]:
@@ -45,6 +47,46 @@ _MUTATIONS: Final = (
         breaks=("I1", "I10"),
         scenario="children",
         statements=_SQL.lost_open_intents,
+    ),
+    Mutation(
+        name="no-redispatcher",
+        line="nobody looks in the journal for what nobody hinted at",
+        breaks=("I10",),
+        scenario="blackout",
+        without="redispatcher",
+    ),
+    Mutation(
+        name="never-reconciled",
+        line="what died while in flight stays in flight for the gate",
+        breaks=("I12",),
+        scenario="failpoints-kill",
+    ),
+    Mutation(
+        name="never-looked-up",
+        line="whom the gate refuses is not looked up in the journal",
+        breaks=("I8",),
+        scenario="valkey-stalls",
+    ),
+    Mutation(
+        name="outcome-overwritten",
+        line="some outcomes become others",
+        breaks=("I8",),
+        scenario="children",
+        statements=_SQL.outcome_overwritten,
+    ),
+    Mutation(
+        name="limit-unchecked",
+        line="nobody looks at users' limits, and no constraint does",
+        breaks=("I5",),
+        scenario="children",
+        statements=_SQL.limit_unchecked,
+    ),
+    Mutation(
+        name="budget-unchecked",
+        line="nobody looks at the budget, and no constraint does",
+        breaks=("I5",),
+        scenario="children",
+        statements=_SQL.budget_unchecked,
     ),
     Mutation(
         name="keys-not-unique",

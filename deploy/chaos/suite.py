@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from msgspec import Struct
@@ -18,8 +19,8 @@ from deploy.chaos.verdict import Report, Verdict, remark, report
 from deploy.chaos.world import WORKERS, World
 from deploy.embedded.errors import EmbeddedError
 
-_MUTATED_DURATION_S_MAX: Final = 6.0
-_MUTATED_DRAIN_S_MAX: Final = 20.0  # what a mutation keeps from recovering is not waited for long
+_MUTATED_DURATION_S_MAX: Final = 6.5
+_MUTATED_DRAIN_S_MAX: Final = 15.0  # what a mutation keeps from recovering is not waited for long
 _EVERY_ONE: Final = ("api", "redispatcher", "governor", "relay", "exporter", "postgres", "valkey")
 
 
@@ -33,12 +34,13 @@ class Wish(Struct, frozen=True, kw_only=True):
 
 
 class Noticed(Struct, frozen=True, kw_only=True):
-    """Whether a deliberate breakage turned the verdict red."""
+    """Whether a deliberate breakage turned the verdict red; `took_s` from the start to the verdict."""
 
     mutation: str
     noticed: bool
     said: str
     verdict: Verdict
+    took_s: float = 0.0
 
 
 def chosen(name: str) -> list[Scenario]:
@@ -146,6 +148,7 @@ def mutate(names: Sequence[str], seed: int, folder: Path, screen: Screen) -> lis
     noticed = []
     for mutation in [MUTATIONS[name] for name in names]:
         scenario = SCENARIOS[mutation.scenario]
+        began = monotonic()
         screen.begin(f"mutation {mutation.name}, seed {seed}", mutation.line)
         room = folder / mutation.name
         with contextlib.closing(Worlds(room, screen, mutation)) as worlds:
@@ -160,20 +163,25 @@ def mutate(names: Sequence[str], seed: int, folder: Path, screen: Screen) -> lis
                 drain_s_max=_MUTATED_DRAIN_S_MAX,
             )
             verdict = harness.perform(run, worlds.of(scenario.variety), screen)
-        one = judge(mutation, verdict)
+            took_s = round(monotonic() - began, 1)
+        one = judge(mutation, verdict, took_s)
         screen.done(one.said, clean=one.noticed)
         noticed.append(one)
     return noticed
 
 
-def judge(mutation: Mutation, verdict: Verdict) -> Noticed:
+def judge(mutation: Mutation, verdict: Verdict, took_s: float = 0.0) -> Noticed:
     """Tell whether a verdict noticed what the mutation breaks, and not only something else."""
     broken = sorted({finding.breaks for finding in verdict.findings})
     seen = set(broken) & set(mutation.breaks)
     word = (
-        f"noticed: {', '.join(broken)}" if seen else f"NOT noticed (broken: {broken or 'nothing'})"
+        f"noticed after {took_s:.0f} s: {', '.join(broken)}"
+        if seen
+        else f"NOT noticed (broken: {', '.join(broken) or 'nothing'})"
     )
-    return Noticed(mutation=mutation.name, noticed=bool(seen), said=word, verdict=verdict)
+    return Noticed(
+        mutation=mutation.name, noticed=bool(seen), said=word, verdict=verdict, took_s=took_s
+    )
 
 
 def is_whole(world: World) -> bool:

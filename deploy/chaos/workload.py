@@ -66,6 +66,16 @@ def sell_out(campaign_id: str, coupons: Sequence[Coupon], seed: int) -> Iterator
         yield crowd.order({RARE: 1})
 
 
+def plentiful(campaign_id: str, coupons: Sequence[Coupon], seed: int) -> Iterator[Wish]:
+    """Play buyers who all want one unit of what there is enough of: nobody has to ask again."""
+    crowd = _Crowd(campaign_id, coupons, Random(f"plentiful/{seed}"))
+    while True:
+        yield crowd.order({HOT: 1})
+
+
+PLAYS: Final = {"everyday": everyday, "sell-out": sell_out, "plentiful": plentiful}
+
+
 def probes(campaign_id: str) -> Iterator[Wish]:
     """Play new buyers of what is free and plentiful: a system that serves at all serves them."""
     for number in count(1):

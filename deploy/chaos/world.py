@@ -192,8 +192,9 @@ class World:
 
     def _arrange(self, children: Sequence[Child]) -> list[Child]:
         """Lay out the processes as the variety has it."""
-        arranged = list(children)
-        for child in children:
+        without = self._mutation.without if self._mutation is not None else ""
+        arranged = [child for child in children if child.role != without]
+        for child in list(arranged):
             if child.role == "redispatcher":
                 arranged += list(_twins(child, self.variety.redispatchers))
         shim = {"LD_PRELOAD": str(abilities.build_shim(self.folder))} if self.variety.skewed else {}

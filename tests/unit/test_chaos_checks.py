@@ -96,6 +96,8 @@ RUN = Gathered(
     faults_planned=4,
     faults_done=3,
     receipts_min=2,
+    budget=5_000,
+    orders_per_user_max=1,
 )
 
 
@@ -327,6 +329,18 @@ VIOLATIONS: dict[str, tuple[str, Gathered]] = {
         "I12",
         replace(RUN, samples=[*SAMPLES, replace(SAMPLES[1], hints=5_000)]),
     ),
+    "somebody has more orders than he may": ("I5", replace(RUN, orders_per_user_max=0)),
+    "more is promised and given than the budget holds": (
+        "I5",
+        replace(
+            with_tables(
+                coupons=[*TABLES.coupons, CouponRow("coupon-2", "bob", "issued", 2500, None)]
+            ),
+            budget=4_299,
+        ),
+    ),
+    "ids stay in flight when nothing is open": ("I12", replace(RUN, in_flight_left=3)),
+    "the gate cannot say what is in flight": ("I12", replace(RUN, in_flight_left=None)),
     "hardly anybody had a receipt": ("I1", replace(RUN, receipts_min=100)),
     "hardly any fault could be done": ("I1", replace(RUN, faults_planned=40)),
     "nothing was ever sampled": ("I1", replace(RUN, samples=[])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from deploy.chaos.checks import bank, bounds, promises, reads, recovery, told, uniqueness
+from deploy.chaos.checks import bank, bounds, limits, promises, reads, recovery, told, uniqueness
 from deploy.chaos.checks.finding import Finding, Gathered
 
 Check = Callable[[Gathered], list[Finding]]
@@ -25,10 +25,12 @@ CHECKS: Final[Sequence[Check]] = (
     bank.accounts_add_up,
     bank.samples_add_up,
     bank.sold_is_ordered,
+    limits.limits_hold,
     bounds.samples_within_bounds,
     bounds.sold_out_exactly,
     recovery.drained_and_serving,
     recovery.nothing_grows,
+    recovery.nothing_stays_in_flight,
     recovery.something_was_proven,
     recovery.audit_is_clean,
 )

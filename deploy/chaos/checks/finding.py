@@ -31,6 +31,8 @@ class Gathered(Struct, frozen=True, kw_only=True):
     samples: Sequence[Sample] = ()
     campaign_id: str = ""
     initial_stock: dict[str, int] = {}
+    budget: int = 0
+    orders_per_user_max: int = 0
     sells_out: str = ""  # the SKU that more want than there is
     faults_planned: int = 0
     faults_done: int = 0
@@ -38,6 +40,7 @@ class Gathered(Struct, frozen=True, kw_only=True):
     drained_s: float | None = 0.0
     recovered_s: float | None = 0.0
     answered_all: bool = True  # every buyer had a definite answer and an outcome in the end
+    in_flight_left: int | None = 0  # at the gate, when it was given its time; None: it cannot say
     drain_s_max: float = 60.0
     audit_violated: list[str] = []
 

@@ -59,6 +59,13 @@ def nothing_grows(gathered: Gathered) -> list[Finding]:
     return findings("nothing grows", "I12", "beyond its bound", grown)
 
 
+def nothing_stays_in_flight(gathered: Gathered) -> list[Finding]:
+    """When nothing is open the gate counts nothing: what it went on counting would bar others."""
+    left = gathered.in_flight_left
+    broken = [] if left == 0 else ["the gate cannot be asked" if left is None else f"{left} ids"]
+    return findings("nothing stays in flight", "I12", "in flight for the gate, and decided", broken)
+
+
 def something_was_proven(gathered: Gathered) -> list[Finding]:
     """A run without receipts, orders or faults proves nothing, and must not look as if it did."""
     receipts = {e.key for e in gathered.history if e.op == "post" and e.phase == "ok"}

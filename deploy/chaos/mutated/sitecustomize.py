@@ -94,12 +94,70 @@ def coupon_again() -> None:
     vars(decide)["redemption_refusal"] = generous
 
 
+def never_looked_up() -> None:
+    """Let the gate's no stand, whatever the journal knows."""
+    from producer.intake import Intake
+
+    look_up = Intake._look_up  # noqa: SLF001
+
+    def rash(intake: Intake, unanswered: list[Any], deadline: float) -> None:
+        look_up(intake, [one for one in unanswered if one.answer is None], deadline)
+
+    Intake._look_up = rash  # type: ignore[assignment,method-assign]  # noqa: SLF001
+
+
+def never_reconciled() -> None:
+    """Find everything that is in flight too young to be judged."""
+    from workers.contract.gate_memory import Memory
+
+    reconcile = Memory.reconcile
+
+    def lenient(memory: Memory, open_ids: Any, open_count: Any, grace_ms: int) -> Any:
+        return reconcile(memory, open_ids, open_count, 1_000 * grace_ms)
+
+    Memory.reconcile = lenient  # type: ignore[assignment,method-assign]
+
+
+def limit_unchecked() -> None:
+    """Count no order of earlier batches."""
+    _decide_from(lambda snapshot: {"counters": dict.fromkeys(snapshot.counters, 0)})
+
+
+def budget_unchecked() -> None:
+    """Promise money that is not there."""
+    from msgspec.structs import replace
+
+    def endless(snapshot: Any) -> dict[str, Any]:
+        budgets = snapshot.budgets.items()
+        return {"budgets": {name: replace(one, budget=10**12) for name, one in budgets}}
+
+    _decide_from(endless)
+
+
+def _decide_from(changed: Callable[[Any], dict[str, Any]]) -> None:
+    """Let batches be decided from another snapshot than the one that was gathered."""
+    from msgspec.structs import replace
+
+    from workers.domain import decide
+
+    init = decide._Taken.__init__  # noqa: SLF001
+
+    def from_another(taken: Any, snapshot: Any) -> None:
+        init(taken, replace(snapshot, **changed(snapshot)))
+
+    decide._Taken.__init__ = from_another  # type: ignore[assignment,method-assign]  # noqa: SLF001
+
+
 _PATCHES: Final[dict[str, Callable[[], None]]] = {
     "receipt-before-commit": receipt_before_commit,
     "false-no": false_no,
     "two-mouths": two_mouths,
     "oversell": oversell,
     "coupon-again": coupon_again,
+    "never-looked-up": never_looked_up,
+    "never-reconciled": never_reconciled,
+    "limit-unchecked": limit_unchecked,
+    "budget-unchecked": budget_unchecked,
 }
 
 if os.environ.get("CHAOS_MUTATION") in _PATCHES:

@@ -27,6 +27,21 @@ SCENARIOS: Final = (
         duration_s=8,
     ),
     Scenario(
+        name="blackout",
+        line="no worker, nobody new, then all that remembers dies: only the journal knows",
+        anchor="C9 C6",
+        attacks=("I1", "I10"),
+        recurring=(
+            recur("away", "worker", every=(99, 99), for_s=(60, 60), first_s=1.5),
+            # What an API process has not hinted at yet dies with it, after its last answer.
+            recur("away", "api", every=(99, 99), for_s=(0.6, 0.6), first_s=5.0),
+            recur("valkey-flush", every=(0.15, 0.25), first_s=5.7),
+        ),
+        workload="plentiful",
+        duration_s=6.5,
+        lull_s=4.0,
+    ),
+    Scenario(
         name="poison",
         line="unreadable intents in the journal, rubbish in the queue",
         anchor="C4",

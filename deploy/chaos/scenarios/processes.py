@@ -8,11 +8,12 @@ from config.failpoints import NAMES
 from deploy.chaos.scenario import OURS, Action, Scenario, Variety, recur
 
 _FROZEN = Variety(
+    failpoints="sleep:6000",
     settings=(
         ("TIDEGATE_BROKER__VISIBILITY_TIMEOUT_S", "5"),
         ("TIDEGATE_POSTGRES__STATEMENT_TIMEOUT_MS", "4000"),  # no longer than the broker's patience
         ("TIDEGATE_POSTGRES__IDLE_IN_TRANSACTION_TIMEOUT_MS", "2000"),
-    )
+    ),
 )
 _ACTIONS: Final[tuple[tuple[Action, str], ...]] = (
     ("kill", "the process dies there"),
@@ -58,10 +59,21 @@ SCENARIOS: Final = (
     ),
     Scenario(
         name="zombie",
-        line="SIGSTOP a worker child beyond the broker's and the transaction's patience",
+        line="a worker child stops, or sleeps in mid-batch, beyond everybody's patience",
         anchor="C5 C21",
         attacks=("I1", "I2"),
-        recurring=(recur("freeze", "worker-child", every=(1.5, 2.5), for_s=(5.5, 7.0)),),
+        recurring=(
+            recur("freeze", "worker-child", every=(4.5, 6), for_s=(5.5, 7.0), first_s=3),
+            # Asleep with the locks in hand, and with the commit done but nothing told.
+            recur(
+                "failpoint",
+                "worker.after_claim",
+                "worker.before_commit",
+                "worker.after_commit",
+                "worker.before_ack",
+                every=(2.5, 3.5),
+            ),
+        ),
         variety=_FROZEN,
         duration_s=12,
     ),

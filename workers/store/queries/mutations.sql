@@ -34,3 +34,22 @@ END $$;
 DROP TRIGGER balanced ON tidegate.ledger;
 CREATE TRIGGER lose_entry BEFORE INSERT ON tidegate.ledger
     FOR EACH ROW EXECUTE FUNCTION tidegate.lose_entry()
+
+-- outcome_overwritten --
+DROP TRIGGER append_only ON tidegate.outcomes;
+CREATE FUNCTION tidegate.overwrite_some() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    UPDATE tidegate.outcomes SET reason = 'sold_out' WHERE intent_id = (
+        SELECT o.intent_id FROM tidegate.outcomes o
+        WHERE o.reason IS NOT NULL AND o.reason <> 'sold_out' LIMIT 1);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER overwrite_some AFTER INSERT ON tidegate.outcomes
+    FOR EACH STATEMENT EXECUTE FUNCTION tidegate.overwrite_some()
+
+-- limit_unchecked --
+ALTER TABLE tidegate.user_counters DROP CONSTRAINT user_limit_not_exceeded
+
+-- budget_unchecked --
+ALTER TABLE tidegate.budgets DROP CONSTRAINT budget_not_exceeded
