@@ -54,8 +54,11 @@ class Screen(Protocol):
         """Leave the terminal as it was."""
 
 
-def choose(scenarios: int, out: TextIO | None = None) -> Screen:
-    """Take the moving picture where `out` (standard output) can show it."""
+def choose(scenarios: int | None, out: TextIO | None = None) -> Screen:
+    """Take the moving picture where `out` (standard output) can show it.
+
+    `scenarios` is how many there will be; None where nobody knows.
+    """
     out = out or sys.stdout
     console = Console(file=out, highlight=False)
     if console.is_terminal and not console.is_dumb_terminal:
@@ -66,7 +69,7 @@ def choose(scenarios: int, out: TextIO | None = None) -> Screen:
 class PlainScreen:
     """A line at the beginning and the end of a scenario, for each event, and every other second."""
 
-    def __init__(self, out: TextIO, scenarios: int) -> None:
+    def __init__(self, out: TextIO, scenarios: int | None) -> None:
         self._out, self._scenarios = out, scenarios
         self._number = 0
         self._began = self._said = monotonic()
@@ -74,7 +77,7 @@ class PlainScreen:
     def begin(self, title: str, line: str) -> None:
         """See `Screen`."""
         self._number += 1
-        self._say(f"[{self._number}/{self._scenarios}] {title}: {line}")
+        self._say(f"[{_place(self._number, self._scenarios)}] {title}: {line}")
 
     def show(self, picture: Picture) -> None:
         """See `Screen`."""
@@ -100,6 +103,10 @@ class PlainScreen:
         self._out.flush()
 
 
+def _place(number: int, of: int | None) -> str:
+    return f"{number}/{of}" if of else str(number)
+
+
 def line_of(picture: Picture) -> str:
     """Say a picture in one line."""
     parts = [
@@ -118,7 +125,7 @@ def line_of(picture: Picture) -> str:
 class LiveScreen:
     """A picture redrawn in place; finished scenarios scroll up as lines."""
 
-    def __init__(self, console: Console, scenarios: int) -> None:
+    def __init__(self, console: Console, scenarios: int | None) -> None:
         self._console, self._scenarios = console, scenarios
         self._number = 0
         self._title = self._line = ""
@@ -151,7 +158,7 @@ class LiveScreen:
         took = monotonic() - self._scenario_began
         self._console.print(
             Text.assemble(
-                (f"{self._number}/{self._scenarios} ", "dim"),
+                (f"{_place(self._number, self._scenarios)} ", "dim"),
                 (self._title, "bold"),
                 (f"  {took:.0f} s  ", "dim"),
                 (remark, "green" if clean else "bold red"),
@@ -167,7 +174,7 @@ class LiveScreen:
         head = Table.grid(padding=(0, 2))
         elapsed = int(monotonic() - self._began)
         head.add_row(
-            Text(f"{self._number}/{self._scenarios}", "dim"),
+            Text(_place(self._number, self._scenarios), "dim"),
             Text(self._title, "bold"),
             Text(picture.stage, "cyan"),
             ProgressBar(1.0, picture.share, width=_WIDTH),

@@ -94,7 +94,7 @@ def _run(name: str, seed: int, duration: float | None, folder: Path, *, as_json:
         ) from None
     wish = suite.Wish(scenarios=scenarios, seed=seed, duration_s=duration, folder=folder)
     shown = screen.choose(len(scenarios), sys.stderr if as_json else sys.stdout)
-    with contextlib.closing(shown), _stoppable():
+    with contextlib.closing(shown), _stoppable(folder):
         result = suite.run(wish, shown)
     text = [line for one in result.verdicts for line in verdict.lines(one)]
     show(result, "\n".join(["", *text, "", *verdict.summary(result)]), as_json=as_json)
@@ -115,7 +115,7 @@ def _mutate(name: str, seed: int, folder: Path, *, as_json: bool) -> int:
     if not set(names) <= set(MUTATIONS):
         raise click.UsageError(f"no mutation is called {name!r}; known: {', '.join(MUTATIONS)}")
     shown = screen.choose(len(names), sys.stderr if as_json else sys.stdout)
-    with contextlib.closing(shown), _stoppable():
+    with contextlib.closing(shown), _stoppable(folder):
         noticed = suite.mutate(names, seed, folder, shown)
     width = max(map(len, names))
     text = "\n".join(f"{one.mutation:<{width}}  {one.said}" for one in noticed)
@@ -126,15 +126,10 @@ def _mutate(name: str, seed: int, folder: Path, *, as_json: bool) -> int:
 def _gather_kills(count: int, seed: int, folder: Path, *, as_json: bool) -> int:
     from deploy.chaos import kills, screen
 
-    shown = screen.choose(count, sys.stderr if as_json else sys.stdout)
-    with contextlib.closing(shown), _stoppable():
+    shown = screen.choose(None, sys.stderr if as_json else sys.stdout)
+    with contextlib.closing(shown), _stoppable(folder):
         result = kills.gather(count, seed, folder, shown)
-    word = "no violation" if result.clean else f"{result.violations} VIOLATIONS"
-    text = (
-        f"{result.kills:,} kills in {len(result.runs)} runs, {result.receipts:,} receipts, {word}; "
-        f"evidence: {folder}"
-    )
-    show(result, text, as_json=as_json)
+    show(result, "\n".join(["", *kills.lines(result), f"evidence: {folder}"]), as_json=as_json)
     return 0 if result.clean else faults.NOT_FINE
 
 
@@ -166,8 +161,11 @@ def _list(*, as_json: bool) -> int:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let signals that end a process end it as Ctrl-C does: with everything stopped."""
+def _stoppable(folder: Path) -> Iterator[None]:
+    """Let signals that end a process end it as Ctrl-C does: with everything stopped.
+
+    What was gathered until then stays, and where that is is said.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -175,6 +173,9 @@ def _stoppable() -> Iterator[None]:
     earlier = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
+    except KeyboardInterrupt:
+        click.echo(f"stopped; evidence so far: {folder}", err=True)
+        raise
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

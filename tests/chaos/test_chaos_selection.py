@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from deploy.chaos import harness, suite
+from deploy.chaos import harness, history, suite
 from deploy.chaos.plan import Fault
 from deploy.chaos.scenarios import SCENARIOS, faults_of
 from deploy.chaos.screen import PlainScreen
@@ -30,6 +30,7 @@ from deploy.embedded import process
 SEED = 20260206
 SHORT_S = 5.0
 REPLACED_TIMES = 4
+STOPPED = 130  # what a shell calls an end by Ctrl-C
 # One of each kind that shares the usual cluster; `tidegate chaos --list` names them all.
 SELECTION = ("kills", "postgres-kills", "lost-hints", "sell-out")
 
@@ -104,6 +105,29 @@ def test_the_command_runs_a_scenario_and_leaves_its_evidence(tmp_path: Path) -> 
     done = [msgspec.convert(json.loads(row)["fault"], Fault) for row in log]
     assert sorted(done, key=repr) == sorted(planned, key=repr)
     assert (tmp_path / "cluster-1" / "logs" / "worker-1.log").exists()
+
+
+def test_ctrl_c_ends_it_at_once_and_keeps_what_was_gathered(tmp_path: Path) -> None:
+    """Nothing runs on; calls and faults until then stay, and the logs with them."""
+    line = ["chaos", "--scenario", "kills", "--duration", "600", "--data", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "deploy.cli", *line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        while "killed " not in (said := run.stdout.readline()):
+            assert said, "it ended before its first fault"
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=30)
+    assert run.returncode == STOPPED
+    assert errors.splitlines() == [f"stopped; evidence so far: {tmp_path}"]
+    assert any(entry.phase == "ok" for entry in history.read(tmp_path / "kills" / "history.jsonl"))
+    assert (tmp_path / "kills" / "faults.jsonl").read_text()
+    assert (tmp_path / "kills" / "samples.jsonl").exists()
+    assert (tmp_path / "cluster-1" / "logs" / "worker-1.log").exists()
+    assert not process.of_cluster(tmp_path / "cluster-1" / "data")
 
 
 def test_the_list_names_every_scenario_with_what_it_attacks() -> None:

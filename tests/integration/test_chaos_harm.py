@@ -73,6 +73,14 @@ def test_a_kill_takes_the_picked_one_and_no_other(world: Any) -> None:
     assert process.until(lambda: world.alive() == [True, False, True], SOON_S)
 
 
+def test_a_kill_can_spare_who_has_not_lived_for_long(world: Any) -> None:
+    with pytest.raises(NotDoneError), KINDS["kill"](world, fault("kill", amount=3_600)):
+        pass
+    assert process.until(lambda: process.age_s(world.lives[0].pid) > 0.1, SOON_S)
+    with KINDS["kill"](world, fault("kill", amount=0.1)):
+        assert process.until(lambda: world.alive() == [False, True, True], SOON_S)
+
+
 def test_who_ignores_being_asked_to_end_is_killed_at_the_end_of_the_fault(world: Any) -> None:
     with KINDS["term"](world, fault("term")):
         assert world.alive() == [True] * 3

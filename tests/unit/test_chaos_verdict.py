@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from deploy.chaos import comparison, suite
 from deploy.chaos.checks.finding import Finding
-from deploy.chaos.kills import Kills, add
+from deploy.chaos.kills import Kills, add, add_beside, read, write
+from deploy.chaos.kills import lines as kills_lines
 from deploy.chaos.mutations import MUTATIONS
 from deploy.chaos.scenario import INVARIANTS
 from deploy.chaos.scenarios import SCENARIOS
@@ -43,6 +46,25 @@ def test_kills_add_up_over_runs_and_a_violation_is_never_forgotten() -> None:
     kills = add(add(add(Kills(), verdict(True)), verdict(False)), verdict(True))
     assert (kills.kills, kills.receipts, kills.violations, len(kills.runs)) == (9, 30, 1, 3)
     assert not kills.clean
+
+
+def test_what_kills_do_to_others_stands_beside_and_is_kept_by_later_runs() -> None:
+    beside = comparison.judge(1, 1.0, ["a", "b", "c"], done=["a", "a"], parked=1, kills=2)
+    kills = add(add_beside(add(Kills(), verdict(True)), beside), verdict(True))
+    assert [(run.kills, run.sent, run.lost, run.parked, run.doubled) for run in kills.beside] == [
+        (2, 3, 1, 1, 1)
+    ]
+    ours, others = kills_lines(kills)
+    assert "6 kills in 2 runs" in ours
+    assert "no violation" in ours
+    assert "3 messages, 1 lost" in others
+
+
+def test_kills_begin_at_none_and_are_read_back_from_their_file(tmp_path: Path) -> None:
+    assert read(tmp_path) == Kills()
+    kills = add(Kills(), verdict(False))
+    write(tmp_path, kills)
+    assert read(tmp_path) == kills
 
 
 def test_a_plain_consumer_loses_what_is_neither_done_nor_parked() -> None:

@@ -19,8 +19,8 @@ _THREAD_END_S: Final = 2.0
 
 @contextlib.contextmanager
 def kill(world: World, fault: Fault) -> Iterator[str]:
-    """Kill it as a power cut would: SIGKILL, no cleaning up."""
-    victims = chosen(world, fault)[:1]  # of a server, who leads it
+    """Kill it as a power cut would: SIGKILL, no cleaning up. `amount`: if it lived so many seconds."""
+    victims = chosen(world, fault, age_s_min=fault.amount)[:1]  # of a server, who leads it
     signal(victims, Signals.SIGKILL)
     yield f"killed {named(fault.target, victims)}"
 

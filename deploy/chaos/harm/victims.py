@@ -18,11 +18,14 @@ class NotDoneError(Exception):
     """There is nothing to harm just now."""
 
 
-def chosen(world: World, fault: Fault) -> list[Identity]:
-    """Return the fault's victim, or the whole server with its children. Raises NotDoneError."""
-    pids = world.pids(fault.target)
+def chosen(world: World, fault: Fault, *, age_s_min: float = 0.0) -> list[Identity]:
+    """Return the fault's victim, or the whole server with its children.
+
+    Spared are those who have not lived for `age_s_min`. Raises NotDoneError.
+    """
+    pids = [pid for pid in world.pids(fault.target) if process.age_s(pid) >= age_s_min]
     if not pids:
-        raise NotDoneError(f"no {fault.target} runs")
+        raise NotDoneError(f"no {fault.target} runs" + (" for long enough" if age_s_min else ""))
     if fault.target in _WHOLE:
         pids = [*pids, *world.pids(f"{fault.target}-backend")]
     else:
