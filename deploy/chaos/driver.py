@@ -26,7 +26,7 @@ _ANSWER_TIMEOUT_S: Final = 6.0  # the API answers within 5 s whatever is dead
 _BUYERS_MAX: Final = 500  # at once; who comes beyond it does not get through, and is not counted
 _AGAIN_S: Final = (0.1, 1.5)  # between two attempts: doubled with each
 _POLL_S: Final = (0.15, 1.5)
-_POLLED_AGAIN_SHARE: Final = 0.15  # of the buyers come back to hear their outcome again
+_POLLED_AGAIN_SHARE: Final = 0.15  # of the buyers come back to ask, or post, again
 _POLLED_AGAIN_S_MAX: Final = 4.0
 _COME_BACK_LOOK_S: Final = 0.1
 _TICK_S: Final = 0.005
@@ -135,7 +135,7 @@ class Driver:
         due = now() + self._random.uniform(0.1, _POLLED_AGAIN_S_MAX)
         while self._arriving and now() < due:
             await asyncio.sleep(_COME_BACK_LOOK_S)
-        await self._poll(wish)
+        await self._random.choice((self._poll, self._post))(wish)
 
     async def _place(self, wish: Wish) -> None:
         """Post until the answer is definite: a receipt, or a no that will not change."""

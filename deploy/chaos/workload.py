@@ -109,7 +109,7 @@ class _Crowd:
             self._forging: 4,
             self._scarce: 6,
             self._greedy: 4,
-            self._issuance: 4,
+            self._issuance: 10,
             self._paying: 4,
         }
 

@@ -329,6 +329,13 @@ VIOLATIONS: dict[str, tuple[str, Gathered]] = {
         "I12",
         replace(RUN, samples=[*SAMPLES, replace(SAMPLES[1], hints=5_000)]),
     ),
+    "a promise is denied when it is asked for again": (
+        "I8",
+        with_entries(
+            entry(2.8, 70, "post", "invoke", key="k-1", user="ann", units={"hot": 1}, coupon=True),
+            entry(2.9, 70, "post", "no", key="k-1", reason="closed", http=503),
+        ),
+    ),
     "somebody has more orders than he may": ("I5", replace(RUN, orders_per_user_max=0)),
     "more is promised and given than the budget holds": (
         "I5",

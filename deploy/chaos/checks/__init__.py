@@ -13,6 +13,7 @@ Check = Callable[[Gathered], list[Finding]]
 CHECKS: Final[Sequence[Check]] = (
     promises.receipts_come_out,
     promises.noes_never_commit,
+    promises.receipts_are_not_denied,
     promises.unknown_at_most_once,
     promises.orders_were_attempted,
     promises.poison_is_told,

@@ -43,6 +43,27 @@ def noes_never_commit(gathered: Gathered) -> list[Finding]:
     return findings("noes never commit", "I11", said, broken)
 
 
+def receipts_are_not_denied(gathered: Gathered) -> list[Finding]:
+    """Who posts again what was promised before is never told no, whatever the load."""
+    promised_at: dict[str, float] = {}
+    began: dict[int, float] = {}
+    denied = []
+    for entry in gathered.history:
+        if entry.op != "post":
+            continue
+        if entry.phase == "invoke":
+            began[entry.call] = entry.at
+        elif entry.phase == "ok":
+            promised_at.setdefault(entry.key, entry.at)
+        elif (
+            entry.phase == "no"
+            and entry.http  # else it did not arrive
+            and began.get(entry.call, 0.0) > promised_at.get(entry.key, float("inf"))
+        ):
+            denied.append(f"{entry.key}: {entry.reason or entry.http}")
+    return findings("receipts are not denied", "I8", "promised, posted again, and told no", denied)
+
+
 def unknown_at_most_once(gathered: Gathered) -> list[Finding]:
     """A key whose call had no clear end is there at most once, and what is told of it is true."""
     counts: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from signal import Signals
 from typing import Final
 
@@ -16,7 +17,8 @@ from workers.store.pool import Connection
 from workers.store.sql import queries
 
 _SQL: Final = queries("chaos")
-_CROWD_MAX: Final = 200  # more than the embedded server takes
+_CROWD_LANES: Final = 12  # the crowd comes at once: one by one it takes seconds
+_CROWD_LANE_MAX: Final = 20  # together more than the embedded server takes
 
 
 @contextlib.contextmanager
@@ -43,15 +45,22 @@ def terminate(world: World, fault: Fault) -> Iterator[str]:
 @contextlib.contextmanager
 def crowd(world: World, fault: Fault) -> Iterator[str]:
     """Hold every connection that is to be had."""
-    with contextlib.ExitStack() as held:
-        count = 0
+    held: list[Connection] = []
+
+    def come(lane: int) -> None:
         with contextlib.suppress(psycopg.OperationalError):
-            for _ in range(_CROWD_MAX):
-                held.enter_context(contextlib.closing(world.postgres()))
-                count += 1
-        if count == 0:
+            for _ in range(_CROWD_LANE_MAX):
+                held.append(world.postgres())
+
+    with ThreadPoolExecutor(_CROWD_LANES) as lanes:
+        list(lanes.map(come, range(_CROWD_LANES)))
+    try:
+        if not held:
             raise NotDoneError("PostgreSQL takes no connection")
-        yield f"held {count} connections"
+        yield f"held {len(held)} connections"
+    finally:
+        for connection in held:
+            connection.close()
 
 
 @contextlib.contextmanager
