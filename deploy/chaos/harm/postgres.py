@@ -50,7 +50,8 @@ def crowd(world: World, fault: Fault) -> Iterator[str]:
     def come(lane: int) -> None:
         with contextlib.suppress(psycopg.OperationalError):
             for _ in range(_CROWD_LANE_MAX):
-                held.append(world.postgres())
+                connection = world.postgres()
+                held.append(connection)
 
     with ThreadPoolExecutor(_CROWD_LANES) as lanes:
         list(lanes.map(come, range(_CROWD_LANES)))
