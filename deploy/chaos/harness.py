@@ -40,13 +40,14 @@ from deploy.chaos.world import World
 from deploy.load.wire import target
 from workers.contract.couponcode import CouponCodes
 from workers.contract.names import gate_names
-from workers.domain.campaign import CampaignFile, parse
+from workers.domain.campaign import CampaignFile, parse, scaled
 from workers.store import audit
 
 T = TypeVar("T")
 
 CAMPAIGN: Final = Path(__file__).with_name("campaign.toml")
-COUPONS: Final = 400  # what the campaign's budget holds, less a few
+SIZE_S: Final = 10.0  # the campaign's file is for a run as long: a longer one has more of all
+COUPONS: Final = 400  # what the campaign's budget holds, less one
 DRAIN_S_MAX: Final = 60.0
 _RECEIPTS_SHARE_MIN: Final = (
     0.02  # of the intents that are meant to come; some faults stop nearly all
@@ -74,9 +75,10 @@ def perform(run: Run, world: World, screen: Screen) -> Verdict:
     """Run one scenario and judge it. Ctrl-C ends it at once, and leaves the world to its owner."""
     run.folder.mkdir(parents=True, exist_ok=True)
     world.campaign_id = run.campaign_id
-    file = _campaign(run.campaign_id)
+    size = max(1.0, run.duration_s / SIZE_S)
+    file = campaign_of(run.campaign_id, size)
     campaigns.apply(world.cluster.dsn, file)
-    coupons = _coupons(world, run.campaign_id)
+    coupons = _coupons(world, run.campaign_id, round(COUPONS * size))
     log = History(run.folder / "history.jsonl")
     to = target(world.cluster.api_url, world.cluster.api_key)
     wishes = PLAYS[run.scenario.workload](run.campaign_id, coupons, run.seed)
@@ -262,15 +264,16 @@ def _patiently(read: Callable[[], T]) -> T:
             time.sleep(_PATIENCE_S)
 
 
-def _campaign(campaign_id: str) -> CampaignFile:
-    file = parse(CAMPAIGN.read_text("utf-8"))
+def campaign_of(campaign_id: str, size: float) -> CampaignFile:
+    """Return the campaign that chaos sells, so many times its size."""
+    file = scaled(parse(CAMPAIGN.read_text("utf-8")), size)
     return replace(file, campaign=replace(file.campaign, campaign_id=campaign_id))
 
 
-def _coupons(world: World, campaign_id: str) -> list[Coupon]:
+def _coupons(world: World, campaign_id: str, count: int) -> list[Coupon]:
     codes = CouponCodes(world.cluster.settings.secrets.master)
     issued = campaigns.issue(
-        world.cluster.dsn, campaign_id, COUPONS, codes=codes, user_format="c-{n}"
+        world.cluster.dsn, campaign_id, count, codes=codes, user_format="c-{n}"
     )
     return list(issued)
 

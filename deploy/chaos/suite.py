@@ -55,6 +55,7 @@ def run(wish: Wish, screen: Screen) -> Report:
     """Run them all, and judge each. Ctrl-C ends it at once, and leaves nothing running."""
     wish.folder.mkdir(parents=True, exist_ok=True)
     verdicts: list[Verdict] = []
+    began = monotonic()
     with contextlib.closing(Worlds(wish.folder, screen)) as worlds:
         for scenario in by_variety(wish.scenarios):
             screen.begin(f"{scenario.name}, seed {wish.seed}", scenario.line)
@@ -64,7 +65,7 @@ def run(wish: Wish, screen: Screen) -> Report:
                 verdict = _not_started(scenario, wish, failed)
             screen.done(remark(verdict), clean=verdict.clean)
             verdicts.append(verdict)
-    return report(verdicts)
+    return report(verdicts, monotonic() - began)
 
 
 def _one(scenario: Scenario, wish: Wish, worlds: Worlds, screen: Screen) -> Verdict:

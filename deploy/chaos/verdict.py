@@ -27,19 +27,21 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """All verdicts of one command. `complete`: everything asked for could run here."""
+    """All verdicts of one command, and what they took. `complete`: all that was asked for ran."""
 
     clean: bool
     complete: bool
     verdicts: list[Verdict]
+    took_s: float = 0.0
 
 
-def report(verdicts: Sequence[Verdict]) -> Report:
+def report(verdicts: Sequence[Verdict], took_s: float = 0.0) -> Report:
     """Add verdicts up."""
     return Report(
         clean=all(one.clean for one in verdicts if not one.not_run),
         complete=not any(one.not_run for one in verdicts),
         verdicts=list(verdicts),
+        took_s=round(took_s, 1),
     )
 
 
@@ -85,7 +87,11 @@ def summary(of: Report) -> Iterator[str]:
     receipts = sum(one.figures.get("receipts", 0) for one in ran)
     violated = [one.scenario for one in ran if not one.clean]
     word = "clean" if of.clean else f"VIOLATED in {', '.join(violated)}"
-    yield f"{word}: {len(ran)} scenarios, {faults:,} faults, {receipts:,.0f} receipts"
+    longest = max((one.figures.get("recovered_s", 0) for one in ran), default=0)
+    yield (
+        f"{word}: {len(ran)} scenarios in {of.took_s / 60:.1f} minutes, {faults:,} faults, "
+        f"{receipts:,.0f} receipts, longest recovery {longest:.1f} s"
+    )
     for one in of.verdicts:
         if one.not_run:
             yield f"not complete: {one.scenario} was not run here: {one.not_run}"

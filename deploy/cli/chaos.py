@@ -8,14 +8,16 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from config import logging
 from deploy.cli import faults
+from deploy.cli.levers import Duration
 from deploy.cli.output import json_option, show
 
 if TYPE_CHECKING:
@@ -23,6 +25,21 @@ if TYPE_CHECKING:
 
 # A terminal that was closed, and a caller that gave up, stop it as Ctrl-C does.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_LEAST = timedelta(seconds=2)  # the load has to begin
+
+
+class _Lasting(Duration):
+    """A duration; a bare number is of seconds."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Read it, or fail with how it is written."""
+        bare = isinstance(value, str) and value.isdigit()
+        lasting = super().convert(f"{value}s" if bare else value, param, ctx)
+        if lasting < _LEAST:
+            self.fail(f"{value} is shorter than {_LEAST.seconds}s", param, ctx)
+        return lasting
 
 
 @click.command()
@@ -33,8 +50,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 @click.option("--seed", type=int, help="The same seed does the same faults at the same times.")
 @click.option(
     "--duration",
-    type=click.FloatRange(min=2),
-    help="Seconds of faults; recovery comes after. [each scenario's own]",
+    type=_Lasting(),
+    help="Of the faults, 12s or 30m; recovery comes after. [each scenario's own]",
 )
 @click.option(
     "--data",
@@ -56,7 +73,7 @@ def chaos(
     name: str | None,
     listed: bool,
     seed: int | None,
-    duration: float | None,
+    duration: timedelta | None,
     data: Path | None,
     kills: int | None,
     mutation: str | None,
@@ -80,10 +97,11 @@ def chaos(
         return _mutate(mutation, seed, folder, as_json=as_json)
     if kills is not None:
         return _gather_kills(kills, seed, folder, as_json=as_json)
-    return _run(name or "", seed, duration, folder, as_json=as_json)
+    duration_s = None if duration is None else duration.total_seconds()
+    return _run(name or "", seed, duration_s, folder, as_json=as_json)
 
 
-def _run(name: str, seed: int, duration: float | None, folder: Path, *, as_json: bool) -> int:
+def _run(name: str, seed: int, duration_s: float | None, folder: Path, *, as_json: bool) -> int:
     from deploy.chaos import screen, suite, verdict
 
     try:
@@ -92,7 +110,7 @@ def _run(name: str, seed: int, duration: float | None, folder: Path, *, as_json:
         raise click.UsageError(
             f"no scenario is called {name!r}; see `tidegate chaos --list`"
         ) from None
-    wish = suite.Wish(scenarios=scenarios, seed=seed, duration_s=duration, folder=folder)
+    wish = suite.Wish(scenarios=scenarios, seed=seed, duration_s=duration_s, folder=folder)
     shown = screen.choose(len(scenarios), sys.stderr if as_json else sys.stdout)
     with contextlib.closing(shown), _stoppable(folder):
         result = suite.run(wish, shown)

@@ -6,6 +6,9 @@ import json
 from collections import Counter
 from itertools import islice
 
+import pytest
+
+from deploy.chaos import harness
 from deploy.chaos.workload import RARE, Wish, everyday, sell_out
 
 COUPONS = [(f"c-{n}", f"CODE{n:012}") for n in range(400)]
@@ -55,6 +58,19 @@ def test_some_post_twice_at_once_and_some_come_back_with_another_wish() -> None:
     assert any(wish.twin for wish in everybody)
     assert any(wish.rebody and wish.rebody != wish.body for wish in everybody)
     assert {wish.ending for wish in everybody} == {"pay", "cancel", "leave"}
+
+
+@pytest.mark.parametrize("size", [1, 1.3, 4, 180])
+def test_a_longer_run_has_more_of_what_is_scarce_and_coupons_that_its_budget_holds(
+    size: float,
+) -> None:
+    """Else a long run would soon have nothing left to fight for."""
+    file = harness.campaign_of("c", size)
+    (rare,) = (item.stock for item in file.items if item.sku == RARE)
+    assert rare == pytest.approx(60 * size, abs=1)
+    assert file.campaign.coupon is not None
+    left = file.budget - round(harness.COUPONS * size) * file.campaign.coupon.amount
+    assert 0 < left <= size * file.campaign.coupon.amount + 2_500
 
 
 def test_in_a_sell_out_everybody_wants_one_of_the_same() -> None:
