@@ -129,6 +129,10 @@ def lines(kills: Kills) -> Sequence[str]:
     """Say what it all came to."""
     word = "no violation" if kills.clean else f"{kills.violations} VIOLATIONS"
     said = [f"{kills.kills:,} kills in {len(kills.runs)} runs, {kills.receipts:,} receipts: {word}"]
+    if kills.clean and kills.kills:
+        said.append(
+            f"so at 95 % confidence a kill loses less than {3 / kills.kills:.2%} of the time"
+        )
     if kills.beside:
         killed = sum(run.kills for run in kills.beside)
         sent = sum(run.sent for run in kills.beside)

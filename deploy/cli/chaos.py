@@ -28,7 +28,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _LEAST = timedelta(seconds=2)  # the load has to begin
 
 
-class _Lasting(Duration):
+class Lasting(Duration):
     """A duration; a bare number is of seconds."""
 
     def convert(
@@ -50,7 +50,7 @@ class _Lasting(Duration):
 @click.option("--seed", type=int, help="The same seed does the same faults at the same times.")
 @click.option(
     "--duration",
-    type=_Lasting(),
+    type=Lasting(),
     help="Of the faults, 12s or 30m; recovery comes after. [each scenario's own]",
 )
 @click.option(
@@ -90,6 +90,7 @@ def chaos(
         raise click.UsageError("give --scenario NAME or `all`, --mutation NAME or `all`, or --list")
     if kills is not None and (name != "kills" or data is None):
         raise click.UsageError("--kills needs `--scenario kills` and --data")
+    _check(name, mutation)
     logging.configure("tidegate", "error", "text", to="stderr")  # what is away is away on purpose
     seed = random.getrandbits(32) if seed is None else seed
     folder = (data or Path(tempfile.mkdtemp(prefix="tidegate-chaos-"))).expanduser().resolve()
@@ -101,15 +102,23 @@ def chaos(
     return _run(name or "", seed, duration_s, folder, as_json=as_json)
 
 
+def _check(name: str | None, mutation: str | None) -> None:
+    """Refuse names that nobody knows, before anything is made."""
+    from deploy.chaos.mutations import MUTATIONS
+    from deploy.chaos.scenario import ALL
+    from deploy.chaos.scenarios import SCENARIOS
+
+    for one in (name or ALL).split(","):
+        if one not in (ALL, *SCENARIOS):
+            raise click.UsageError(f"no scenario is called {one!r}; see `tidegate chaos --list`")
+    if mutation not in (None, ALL, *MUTATIONS):
+        raise click.UsageError(f"no mutation is called {mutation!r}; known: {', '.join(MUTATIONS)}")
+
+
 def _run(name: str, seed: int, duration_s: float | None, folder: Path, *, as_json: bool) -> int:
     from deploy.chaos import screen, suite, verdict
 
-    try:
-        scenarios = suite.chosen(name)
-    except KeyError:
-        raise click.UsageError(
-            f"no scenario is called {name!r}; see `tidegate chaos --list`"
-        ) from None
+    scenarios = suite.chosen(name)
     wish = suite.Wish(scenarios=scenarios, seed=seed, duration_s=duration_s, folder=folder)
     shown = screen.choose(len(scenarios), sys.stderr if as_json else sys.stdout)
     with contextlib.closing(shown), _stoppable(folder):
@@ -130,8 +139,6 @@ def _mutate(name: str, seed: int, folder: Path, *, as_json: bool) -> int:
     from deploy.chaos.mutations import MUTATIONS
 
     names = list(MUTATIONS) if name == "all" else [name]
-    if not set(names) <= set(MUTATIONS):
-        raise click.UsageError(f"no mutation is called {name!r}; known: {', '.join(MUTATIONS)}")
     shown = screen.choose(len(names), sys.stderr if as_json else sys.stdout)
     with contextlib.closing(shown), _stoppable(folder):
         noticed = suite.mutate(names, seed, folder, shown)

@@ -7,7 +7,7 @@ import pytest
 from deploy.chaos.harm import KINDS
 from deploy.chaos.plan import MIXED, Recurring, mix, plan
 from deploy.chaos.scenario import INVARIANTS
-from deploy.chaos.scenarios import SCENARIOS, faults_of
+from deploy.chaos.scenarios import PARTS, SCENARIOS, faults_of
 
 FREEZE = Recurring(
     kind="freeze", targets=("a", "b", "c"), every_s=(0.5, 1.0), for_s=(0.2, 3.0), amount=(1, 9)
@@ -19,6 +19,10 @@ KILL = Recurring(kind="kill", every_s=(0.3, 0.6), times_max=4)
 def test_the_same_seed_plans_the_same_faults(name: str) -> None:
     once, again = (faults_of(SCENARIOS[name], 7, 20) for _ in range(2))
     assert once == again
+
+
+def test_no_two_scenarios_share_a_name() -> None:
+    assert len(SCENARIOS) == sum(map(len, PARTS))
 
 
 def test_another_seed_plans_others() -> None:

@@ -54,9 +54,10 @@ def test_what_kills_do_to_others_stands_beside_and_is_kept_by_later_runs() -> No
     assert [(run.kills, run.sent, run.lost, run.parked, run.doubled) for run in kills.beside] == [
         (2, 3, 1, 1, 1)
     ]
-    ours, others = kills_lines(kills)
+    ours, so, others = kills_lines(kills)
     assert "6 kills in 2 runs" in ours
     assert "no violation" in ours
+    assert "less than 50.00%" in so
     assert "3 messages, 1 lost" in others
 
 

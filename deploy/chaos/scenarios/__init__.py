@@ -13,7 +13,7 @@ from deploy.chaos.scenario import Scenario
 from deploy.chaos.scenarios import broker, machine, network, postgres, processes, valkey, whole
 
 #: In the order in which `--list` says them and `all` runs them.
-_PARTS: Final = (
+PARTS: Final = (
     processes.SCENARIOS,
     valkey.SCENARIOS,
     postgres.SCENARIOS,
@@ -23,7 +23,7 @@ _PARTS: Final = (
     whole.SCENARIOS,
 )
 
-SCENARIOS: Final = {one.name: one for part in _PARTS for one in part}
+SCENARIOS: Final = {one.name: one for part in PARTS for one in part}
 
 
 def faults_of(scenario: Scenario, seed: int, duration_s: float) -> list[Fault]:
