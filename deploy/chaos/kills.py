@@ -28,6 +28,7 @@ _FILE: Final = "kills.json"
 _DURATION_S: Final = 40.0
 _RUNS_PER_CLUSTER: Final = 5  # its tables grow with each
 _BESIDE_S: Final = 10.0
+_RUNS_PER_BESIDE: Final = 2
 _CHILD_AGE_S: Final = (0.5, 0.5)  # a fork is at work within a tenth of that
 _PARENT_AGE_S: Final = (2.5, 2.5)
 _DENSE: Final = replace(
@@ -148,8 +149,8 @@ def lines(kills: Kills) -> Sequence[str]:
 def gather(count: int, seed: int, folder: Path, screen: Screen) -> Kills:
     """Kill until so many kills stand in the folder's file; return what stands there.
 
-    With every cluster that is used up comes a run beside it, and one in the end if none came. A clean
-    run leaves its verdict and its faults; its history is removed, a violated run's is kept.
+    With every other run comes one beside it, and one in the end if none came. A clean run leaves its
+    verdict and its faults; its history is removed, a violated run's is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kills = read(folder)
@@ -168,8 +169,8 @@ def gather(count: int, seed: int, folder: Path, screen: Screen) -> Kills:
             used_up = len(kills.runs) % _RUNS_PER_CLUSTER == 0
             if used_up or not verdict.clean or not is_whole(world):
                 worlds.close()
-            if used_up or (kills.kills >= count and not kills.beside):
-                worlds.close()
+            due = len(kills.runs) % _RUNS_PER_BESIDE == 0
+            if due or (kills.kills >= count and not kills.beside):
                 kills = _beside(kills, seed + number, folder, screen)
     return kills
 
