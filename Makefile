@@ -11,7 +11,7 @@ export PIP_NO_CACHE_DIR := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test lint format bench bench-overload bench-observe bench-profile bench-campaign pictures
+.PHONY: help setup demo test lint format audit sbom bench bench-overload bench-observe bench-profile bench-campaign pictures
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,15 @@ lint: $(VENV)/synced ## Check format, style, types and layers
 format: $(VENV)/synced ## Format the code and mend what can be mended
 	@$(RUN)/ruff format --quiet .
 	@$(RUN)/ruff check --quiet --fix .
+
+audit: $(VENV)/synced ## Ask whether a locked package has a known vulnerability (exit 3: nobody to ask)
+	@.ci/audit $(ARGS)
+
+sbom: $(VENV)/synced ## Write what is shipped, and of which packages it is made, as CycloneDX
+	@mkdir -p dist
+	@$(RUN)/uv export --quiet --locked --no-dev --all-extras --format cyclonedx1.5 \
+		--preview-features sbom-export --output-file dist/tidegate.cdx.json >/dev/null
+	@echo dist/tidegate.cdx.json
 
 # `make bench ARGS="--rows single --seconds 10"`: one row only; `ARGS=--help` names them all.
 bench: $(VENV)/synced ## Measure every goal of speed but the 10-million run, beside plain Celery

@@ -8,6 +8,7 @@ umask 077
 # Nobody else on this host may pass this folder. The files themselves can be read by all: compose
 # mounts them as they are, and the containers' users are other than yours.
 mkdir -p "$folder"
+valkey_users="api worker governor redispatcher exporter operator gateway"
 
 write() { # name, text
     printf '%s\n' "$2" > "$folder/$1"
@@ -21,7 +22,7 @@ keep() { # name of a random secret
 keep master_key
 keep postgres_password
 keep postgres_app_password
-keep valkey_password
+for user in $valkey_users; do keep "valkey_password_$user"; done
 keep grafana_password
 
 # The key of a gateway for the exporter's own orders; empty: it posts none.
@@ -29,14 +30,18 @@ keep grafana_password
 
 owner=$(cat "$folder/postgres_password")
 app=$(cat "$folder/postgres_app_password")
-valkey=$(cat "$folder/valkey_password")
 write postgres_owner_dsn "postgresql://tidegate:$owner@postgres:5432/tidegate"
 # `_chaos`: the same servers by way of toxiproxy; see ROUTE in compose.env.example.
 write postgres_dsn "postgresql://tidegate_app:$app@postgres:5432/tidegate"
 write postgres_dsn_chaos "postgresql://tidegate_app:$app@toxiproxy:5432/tidegate"
-write valkey_url "redis://tidegate:$valkey@valkey:6379/0"
-write valkey_url_chaos "redis://tidegate:$valkey@toxiproxy:6379/0"
-# No user may empty or reconfigure the server; `health` may ask whether it lives.
-write valkey_acl "user default off
-user tidegate on >$valkey ~* &* +@all -@admin -@dangerous +info
-user health on nopass +ping"
+# Valkey's users: a line for each of valkey/users.acl, with its password.
+acl=$(awk '/^(#|$)/ { next }
+           /^ / { sub(/^ +/, ""); printf " %s", $0; next }
+           { printf "%s%s", end, $0; end = "\n" }' "$(dirname "$0")/valkey/users.acl")
+for user in $valkey_users; do
+    password=$(cat "$folder/valkey_password_$user")
+    acl=$(printf '%s\n' "$acl" | sed "s/@$user@/$password/")
+    write "valkey_url_$user" "redis://tidegate-$user:$password@valkey:6379/0"
+    write "valkey_url_${user}_chaos" "redis://tidegate-$user:$password@toxiproxy:6379/0"
+done
+write valkey_acl "$acl"

@@ -22,6 +22,10 @@ from deploy.cli.target import Invocation
 COMMANDS = {
     "demo": ("deploy.cli.demo:demo", "Replay the Qwen campaign on this machine, and audit it."),
     "dev": ("deploy.cli.dev:dev", "Start everything on this machine, for development."),
+    "chaos": (
+        "deploy.cli.chaos:chaos",
+        "Break a cluster of its own in planned ways, then judge it.",
+    ),
     "load": ("deploy.cli.load:load", "Send a profile's load, and check that its answers add up."),
     "api": ("deploy.cli.processes:api", "Serve the HTTP API."),
     "worker": ("deploy.cli.processes:worker", "Decide intents, batch by batch."),

@@ -10,7 +10,7 @@ share one machine and one superuser.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ from msgspec.structs import replace
 import deploy
 from config.settings import Settings
 from deploy.embedded import apps, endpoints, seeding
+from deploy.embedded.child import Child
 from deploy.embedded.endpoints import Endpoints
 from deploy.embedded.errors import EmbeddedError
 from deploy.embedded.folder import DataFolder
@@ -49,8 +50,8 @@ class Cluster:
     `settings` are the processes' settings but for what the cluster decides: the addresses of the
     servers and of the API, and the master secret if it is empty. With `servers_only` neither
     migrations nor processes of ours are run. With `heartbeat` the exporter posts orders of its own, of
-    a campaign of its own. `on_event` hears sentences about restarts, from
-    another thread.
+    a campaign of its own. `arrange` may change which processes of ours are started, and how.
+    `on_event` hears sentences about restarts, from another thread.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Cluster:
         settings: Settings | None = None,
         servers_only: bool = False,
         heartbeat: bool = False,
+        arrange: Callable[[Sequence[Child]], Sequence[Child]] = lambda children: children,
         on_event: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Keep the wishes; `start` fulfils them."""
@@ -79,6 +81,7 @@ class Cluster:
         self._settings = settings or Settings()
         self._servers_only = servers_only
         self._heartbeat = heartbeat
+        self._arrange = arrange
         self._on_event = on_event
         self._metrics: dict[str, str] = {}
         self._up = False
@@ -222,7 +225,7 @@ class Cluster:
             state.api_key if self._heartbeat else "",
         )
         self._metrics = laid_out.metrics
-        self._supervisor.start(laid_out.children)
+        self._supervisor.start(self._arrange(laid_out.children))
 
     def _write_endpoints(self, _: Processes | None = None) -> None:
         with self._write_lock:

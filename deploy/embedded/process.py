@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _POLL_S = 0.02
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Present in the environment of every process of a cluster and of their children.
 MARKER = "EMBEDDED_TIDEGATE_DATA"
 # Programs that write their title over their environment; these are known by their folder.
@@ -37,6 +38,14 @@ def identify(pid: int) -> Identity | None:
     # The second field is the program's name in brackets, and may hold anything, brackets too.
     state, *fields = stat[stat.rindex(")") + 2 :].split()
     return None if state in "ZX" else Identity(pid, int(fields[18]))
+
+
+def age_s(pid: int) -> float:
+    """Return for how many seconds the process has run; 0 when nobody does under this pid."""
+    one = identify(pid)
+    if one is None:
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - one.started / _TICKS_PER_S
 
 
 def children(pid: int) -> list[int]:

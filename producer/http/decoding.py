@@ -93,7 +93,7 @@ def _invalid(text: str) -> Problem:
     detail, path = found["detail"], found["path"] or ""
     named = _NAMED.search(detail)
     if named is not None:
-        name = named["name"] or named["first"]
+        name = named["first"] or named["name"]  # which may be empty
         if named["first"]:
             detail = detail[named.end() :]
         path = f"{path}.{name}" if path else name

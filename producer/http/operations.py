@@ -163,7 +163,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "getCoupons",
         "get",
         "/v1/users/{user_id}/coupons",
-        "List a user's coupons, whoever issued them",
+        "List a user's coupons: those this gateway had issued, and those issued in bulk",
         "coupons:read",
         (
             Answer(

@@ -253,10 +253,9 @@ def composed(root: Path, image: Image) -> Iterator[Compose]:
     secrets = make_secrets(root / "secrets")
     pg_port, valkey_port = free_port(), free_port()
     tools = {"PGPORT": str(pg_port), "PATH": _tools(root, valkey_port, image.environ["PATH"])}
-    for name in ("postgres_dsn", "postgres_owner_dsn", "valkey_url"):
-        text = (secrets / name).read_text()
-        text = text.replace("@postgres:5432", f"@127.0.0.1:{pg_port}")
-        (secrets / name).write_text(text.replace("@valkey:6379", f"@127.0.0.1:{valkey_port}"))
+    for path in (*secrets.glob("postgres_*dsn"), *secrets.glob("valkey_url_*")):
+        text = path.read_text().replace("@postgres:5432", f"@127.0.0.1:{pg_port}")
+        path.write_text(text.replace("@valkey:6379", f"@127.0.0.1:{valkey_port}"))
     servers = {"postgres:5432": f"127.0.0.1:{pg_port}", "valkey:6379": f"127.0.0.1:{valkey_port}"}
     whole = Compose(root, image, secrets, servers, tools)
     lives: list[subprocess.Popen[bytes]] = []

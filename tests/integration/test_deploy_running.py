@@ -288,7 +288,7 @@ def test_the_login_of_the_processes_owns_nothing(whole: Compose) -> None:
 def test_nobody_may_empty_valkey_by_its_url(whole: Compose) -> None:
     import redis
 
-    with redis.Redis.from_url((whole.secrets / "valkey_url").read_text().strip()) as client:
+    with redis.Redis.from_url((whole.secrets / "valkey_url_api").read_text().strip()) as client:
         assert client.ping()
         for forbidden in ("FLUSHALL", "CONFIG GET maxmemory", "SHUTDOWN"):
             with pytest.raises(redis.exceptions.NoPermissionError):

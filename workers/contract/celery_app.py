@@ -6,6 +6,9 @@ safety of the process, nothing serves durability: that is the journal's.
 
 from __future__ import annotations
 
+import ssl
+from urllib.parse import urlsplit
+
 from celery import Celery
 from kombu import Exchange, Queue
 
@@ -53,6 +56,7 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,  # the broker comes back; until then the journal waits
         broker_connection_timeout=publish_timeout_s,
         broker_pool_limit=4,
+        broker_use_ssl=_proof_of(settings.broker_url),
         broker_transport_options={
             "visibility_timeout": settings.broker.visibility_timeout_s,
             "unacked_restore_interval": 5,  # looks for hints of dead workers this often, not each 100 s
@@ -70,3 +74,16 @@ def make_app(settings: Settings) -> Celery:
         else {"confirm_publish": True},
     )
     return app
+
+
+def _proof_of(broker_url: str) -> dict[str, object] | bool:
+    """Return how a broker over TLS proves who it is; what a URL says itself (`ssl_…`) outranks it.
+
+    By itself kombu takes any certificate of a `rediss://` broker, or none that is valid, and of an
+    `amqps://` broker one for another host.
+    """
+    if broker_url.startswith("rediss:"):
+        return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    if broker_url.startswith("amqps:"):
+        return {"server_hostname": urlsplit(broker_url).hostname}
+    return False

@@ -19,7 +19,7 @@ from kombu.transport.virtual import QoS as VirtualQoS
 
 _log = structlog.get_logger()
 
-_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError)
+_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
@@ -61,10 +61,20 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
     def on_readable(self, fileno: int) -> None:
         """Handle what has come on one of the consumer's connections."""
+        before = dict(self._in_hand())
         try:
             super().on_readable(fileno)
         except _NO_MESSAGE as error:
             _log.warning("rubbish in a queue dropped", error=error)
+            # What is an envelope, but nothing that Celery can look at, is in hand already.
+            for tag, channel in self._in_hand():
+                if tag not in before:
+                    channel.qos.ack(tag)
+
+    def _in_hand(self) -> list[tuple[str, Any]]:
+        """Return the messages that are not acknowledged yet, each with its channel."""
+        channels = list(self.cycle._channels)  # noqa: SLF001 - kombu tells it nowhere else
+        return [(tag, one) for one in channels for tag in one.qos._delivered]  # noqa: SLF001
 
 
 def use() -> None:

@@ -17,6 +17,7 @@ from uuid import UUID
 import billiard.pool
 import billiard.util
 import celery.apps.worker
+import celery.concurrency.asynpool
 import structlog
 from celery import Celery, Task, signals
 from structlog.contextvars import bound_contextvars
@@ -46,6 +47,9 @@ _log = structlog.get_logger()
 # One hint may set off many full batches; after this a child looks at its queue again, so that a
 # shutdown is not kept waiting.
 GO_ON_FOR_S = 1.0
+# A child's end is heard a moment before it can be reaped, and Celery looks again only after 5 s: so
+# long a worker that lost its only child did nothing.
+CHILDREN_LOOK_S = 0.25
 HINT_IDS_MAX = 10_000  # a hint is untrusted input: no honest one is longer
 SPANS_REST_S = 2.0  # for the spans of the last batches
 
@@ -73,6 +77,9 @@ def run(settings: Settings, register: Sequence[Register] = ()) -> int:
         watchdog.watch(app)
 
     signals.worker_ready.connect(ready, weak=False)
+    celery.concurrency.asynpool.AsynPool.timers = property(
+        lambda pool: {pool.maintain_pool: CHILDREN_LOOK_S}
+    )
     # A leaving child waits until its parent has counted all its answers: up to 30 s, and under load
     # billiard's count falls short for good. An answer is a hint's acknowledgement, not worth that.
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10  # times 0.1 s

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -23,6 +23,7 @@ from workers.store.pool import Connection
 from workers.store.sql import queries
 
 _SQL = queries("batch")
+_NO_COUPON: Final = UUID(int=0)
 _body = msgspec.json.Decoder(IntentBody).decode
 _KINDS = {kind.value: kind for kind in Kind}  # asking the enum takes ten times as long
 
@@ -113,9 +114,12 @@ def forget_claims(connection: Connection, batch_ids: Sequence[UUID]) -> None:
 def gather(connection: Connection, intents: Sequence[Intent]) -> tuple[Snapshot, datetime]:
     """Lock and read what these intents touch; return it with the clock read after the locks."""
     goods = {(i.campaign_id, line.sku) for i in intents for line in i.body.lines}
-    coupons = [i.body.coupon_id for i in intents if i.body.coupon_id is not None]
+    # A forged code asks for a coupon that nobody has, so that finding it forged takes as long.
+    redeeming = [i for i in intents if i.body.coupon_id is not None or i.body.coupon_forged]
+    coupons = [i.body.coupon_id or _NO_COUPON for i in redeeming]
     campaigns = {i.campaign_id for i in intents}
-    spending = {i.campaign_id for i in intents if i.body.coupon_id or i.kind is Kind.ISSUANCE}
+    spending = {i.campaign_id for i in redeeming}
+    spending |= {i.campaign_id for i in intents if i.kind is Kind.ISSUANCE}
     with connection.pipeline():
 
         def ask(name: str, **parameters: object) -> Callable[[], list[tuple[Any, ...]]]:

@@ -233,7 +233,8 @@ def _drop(connection: Connection, day: date, partitions: list[str]) -> None:
     for attempt in range(DROP_ATTEMPTS_MAX):
         try:
             with connection.transaction():
-                connection.execute(f"SET LOCAL lock_timeout = {DROP_LOCK_TIMEOUT_MS}")
+                bound = (f"{DROP_LOCK_TIMEOUT_MS}ms",)
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", bound)
                 connection.execute(_SQL.journal_lock)
                 _require_decided(connection, day)
                 for name in partitions:

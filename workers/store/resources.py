@@ -46,11 +46,13 @@ def read_many(connection: Connection, intent_ids: Sequence[UUID]) -> dict[UUID, 
     return {row[0]: _resource(row) for row in rows}
 
 
-def coupons_of_user(connection: Connection, user_id: str) -> list[UserCoupon]:
-    """Return a user's coupons, the newest first, at most `COUPONS_MAX`; whoever issued them."""
-    rows = connection.execute(
-        _SQL.coupons_of_user, {"user_id": user_id, "limit": COUPONS_MAX}, binary=True
-    )
+def coupons_of_user(connection: Connection, gateway_id: str, user_id: str) -> list[UserCoupon]:
+    """Return a user's coupons, the newest first, at most `COUPONS_MAX`.
+
+    Those that this gateway had issued, and those that were issued in bulk.
+    """
+    parameters = {"user_id": user_id, "gateway_id": gateway_id, "limit": COUPONS_MAX}
+    rows = connection.execute(_SQL.coupons_of_user, parameters, binary=True)
     return [
         UserCoupon(
             coupon_id=coupon_id,

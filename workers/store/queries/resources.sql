@@ -19,7 +19,8 @@ LEFT JOIN campaigns p ON p.campaign_id = c.campaign_id
 WHERE i.intent_id = ANY(%(intent_ids)b::uuid[])
 
 -- coupons_of_user --
--- A user's coupons, the newest first. The limit bounds an answer, not what a user may have.
+-- A user's coupons, the newest first. The limit bounds an answer, not what a user may have. A code is
+-- worth money: what another gateway had issued is not told; what was issued in bulk has no gateway.
 SELECT c.coupon_id, c.campaign_id, c.value, p.currency,
        CASE WHEN r.coupon_id IS NOT NULL THEN 'redeemed'
             WHEN c.expired_at IS NOT NULL OR p.coupons_valid_until <= now() THEN 'expired'
@@ -28,7 +29,8 @@ SELECT c.coupon_id, c.campaign_id, c.value, p.currency,
 FROM coupons c
 JOIN campaigns p USING (campaign_id)
 LEFT JOIN redemptions r USING (coupon_id)
-WHERE c.user_id = %(user_id)s
+LEFT JOIN intents i ON i.intent_id = c.coupon_id
+WHERE c.user_id = %(user_id)s AND (i.intent_id IS NULL OR i.gateway_id = %(gateway_id)s)
 ORDER BY c.coupon_id DESC
 LIMIT %(limit)s
 

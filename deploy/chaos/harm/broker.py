@@ -1,0 +1,108 @@
+"""Faults of what the broker carries: stolen and doubled hints, rubbish; and poison in the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+from uuid import UUID
+
+import psycopg
+import redis
+
+from deploy.chaos.harm.victims import NotDoneError
+from deploy.chaos.plan import Fault
+from deploy.chaos.world import World
+from deploy.embedded.seeding import GATEWAY
+from workers.contract.ids import uuid7
+from workers.contract.names import ORDERS_QUEUE
+from workers.domain.intent import Kind
+from workers.store.journal import key_digest
+from workers.store.sql import queries
+
+_SQL: Final = queries("chaos")
+_STEAL_TIMEOUT_S: Final = 0.2
+_KEPT_S: Final = (0.05, 1.5)
+_THREAD_END_S: Final = 3.0
+_RUBBISH: Final = (
+    b"",
+    b"{",
+    b"[]",
+    b'{"body": 7}',
+    b"\x80\x04K\x01.",
+    b'{"headers": {}, "body": "e30="}',
+)
+
+
+@contextlib.contextmanager
+def hints(world: World, fault: Fault) -> Iterator[str]:
+    """Steal hints before the workers have them; hand them back late, doubled, out of order.
+
+    `amount` is the share that is lost for good.
+    """
+    over = threading.Event()
+    thief = threading.Thread(target=_steal, args=(world, fault, over), name="thief", daemon=True)
+    thief.start()
+    try:
+        yield "stealing hints"
+    finally:
+        over.set()
+        thief.join(_THREAD_END_S)
+
+
+def _steal(world: World, fault: Fault, over: threading.Event) -> None:
+    chance = random.Random(fault.pick)
+    kept: list[tuple[float, bytes]] = []
+    while not over.is_set():
+        with contextlib.suppress(redis.RedisError), world.valkey() as client:
+            while not over.is_set():
+                stolen = client.brpop([ORDERS_QUEUE], timeout=_STEAL_TIMEOUT_S)
+                if stolen is not None and chance.random() >= fault.amount:
+                    kept += [
+                        (time.monotonic() + chance.uniform(*_KEPT_S), stolen[1])
+                        for _ in range(chance.randint(1, 3))
+                    ]
+                for due in [one for one in kept if one[0] <= time.monotonic()]:
+                    kept.remove(due)
+                    client.lpush(ORDERS_QUEUE, due[1])
+        over.wait(_STEAL_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def rubbish(world: World, fault: Fault) -> Iterator[str]:
+    """Push what is no message into the queue."""
+    thing = _RUBBISH[int(fault.pick * len(_RUBBISH))]
+    try:
+        with world.valkey() as client:
+            client.lpush(ORDERS_QUEUE, thing)
+    except redis.RedisError as error:
+        raise NotDoneError(f"Valkey cannot be asked ({error})") from error
+    yield f"pushed {thing!r} into the queue"
+
+
+@contextlib.contextmanager
+def poison(world: World, fault: Fault) -> Iterator[str]:
+    """Journal an intent that no worker can read. Its one outcome is quarantine."""
+    intent_id = uuid7()
+    key = f"{world.campaign_id}-poison-{fault.pick}"
+    try:
+        with contextlib.closing(world.postgres()) as connection:
+            connection.execute(_SQL.poison_journal, _poisonous(world.campaign_id, intent_id, key))
+    except psycopg.Error as error:
+        raise NotDoneError(f"PostgreSQL cannot be asked ({error})") from error
+    yield f"journalled unreadable intent {intent_id} under {key}"
+
+
+def _poisonous(campaign_id: str, intent_id: UUID, key: str) -> dict[str, object]:
+    user = "u-poison"
+    return {
+        "digest": key_digest(GATEWAY, Kind.ORDER, user, key),
+        "intent_id": intent_id,
+        "gateway_id": GATEWAY,
+        "key": key,
+        "user_id": user,
+        "campaign_id": campaign_id,
+    }

@@ -1,0 +1,1 @@
+"""What a mutated process runs before all else; see `deploy.chaos.mutations`."""

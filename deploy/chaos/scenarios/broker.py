@@ -1,0 +1,54 @@
+"""Scenarios of what the broker carries: hints stolen, doubled, lost; rubbish and poison."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from deploy.chaos.scenario import Scenario, recur
+
+SCENARIOS: Final = (
+    Scenario(
+        name="broker-messages",
+        line="hints are stolen, kept, doubled and handed back in another order",
+        anchor="C33",
+        attacks=("I1", "I2"),
+        recurring=(recur("hints", every=(99, 99), for_s=(60, 60), first_s=0.5, amount=(0.5, 0.5)),),
+        mixable=True,
+    ),
+    Scenario(
+        name="lost-hints",
+        line="no worker for seconds, and every hint deleted meanwhile",
+        anchor="C9",
+        attacks=("I1", "I10"),
+        recurring=(
+            recur("away", "worker", every=(99, 99), for_s=(60, 60), first_s=2.0),
+            recur("valkey-unbind", every=(0.1, 0.2), first_s=2.0),
+        ),
+        duration_s=8,
+    ),
+    Scenario(
+        name="blackout",
+        line="no worker, nobody new, then all that remembers dies: only the journal knows",
+        anchor="C9 C6",
+        attacks=("I1", "I10"),
+        recurring=(
+            recur("away", "worker", every=(99, 99), for_s=(60, 60), first_s=1.5),
+            # What an API process has not hinted at yet dies with it, after its last answer.
+            recur("away", "api", every=(99, 99), for_s=(0.6, 0.6), first_s=5.0),
+            recur("valkey-flush", every=(0.15, 0.25), first_s=5.7),
+        ),
+        workload="plentiful",
+        duration_s=6.5,
+        lull_s=4.0,
+    ),
+    Scenario(
+        name="poison",
+        line="unreadable intents in the journal, rubbish in the queue",
+        anchor="C4",
+        attacks=("I1", "I10"),
+        recurring=(
+            recur("poison", every=(2, 3), times_max=3),
+            recur("rubbish", every=(0.3, 0.6)),
+        ),
+    ),
+)
