@@ -72,7 +72,9 @@ class Connection(HttpToolsProtocol):
         self.in_head = True
         self.bytes_beside = 0  # came in a row, and were no body: of a head, or after it
         self.may_be_long = False  # whether the head that is being parsed may be too long
-        self.started: Any = None  # uvicorn's cycle whose call is under way; `cycle` is the last sent
+        self.started: Any = (
+            None  # uvicorn's cycle whose call is under way; `cycle` is the last sent
+        )
         self.unread_bytes = 0  # when they were last looked at, and since when there were as many
         self.unread_since: float | None = None
 
