@@ -257,7 +257,8 @@ def _judge_roles(connection: pool.Connection, version: int) -> list[Finding]:
 
 def _grant(roles: str, logins: str, option: str) -> str:
     """Write the line that an owner may run; nobody does here."""
-    return " ".join(("GRANT", roles, "TO", logins)) + option
+    words = ("GRANT", roles, "TO", logins)
+    return " ".join(words) + option
 
 
 def _schema(connection: pool.Connection) -> Finding:
