@@ -343,17 +343,16 @@ def _in_scope(gateway: Gateway, scope: str | None) -> Gateway:
 
 
 def _folded(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    folded: dict[bytes, bytes] = {}
+    values: dict[bytes, list[bytes]] = {}
     for name, value in raw:
-        if name not in folded:
-            folded[name] = value
-        elif name not in _SAID_ONCE:
-            folded[name] += b", " + value
-        elif folded[name] != value:
+        said = values.setdefault(name, [])
+        if not said or name not in _SAID_ONCE:
+            said.append(value)
+        elif said != [value]:
             raise Problem(
                 Code.INVALID_PARAMETER, f"The header {name.decode()} is given twice, differently."
             )
-    return folded
+    return {name: b", ".join(said) for name, said in values.items()}
 
 
 def _too_large(bytes_max: int) -> Problem:

@@ -7,9 +7,11 @@ uvicorn's way, and so does a hot call that is unusual in any respect: its parts 
 as if they came just now. A call on the short way is uvicorn's `cycle` meanwhile, so that pipelined
 calls queue behind it and a shutdown waits for it.
 
-The bounds. uvicorn waits for ever for a header that never ends: a few thousand such callers would
-take every file the process may open. Here what is being sent must be complete within a while, and
-within a size.
+The bounds. uvicorn waits for ever for a header that never ends, and for whoever reads no answer: a
+few thousand such callers would take every file the process may open. It also queues whatever calls
+are sent ahead of their answers, each a hundred times as large as the bytes it came in: one such
+caller would take the memory. Here what is being sent must be complete within a while and within a
+size, answers must be read, and only so many calls wait behind one another.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ Hot = Callable[[Fields, bytes, Callable[[Reply], None]], bool]
 
 KEEP_ALIVE_S: Final = 75.0  # longer than the pools of most clients keep an idle connection
 RECEIVE_TIMEOUT_S = 10.0  # for the header and the body together
+UNREAD_TIMEOUT_S = 30.0  # while a caller takes nothing of an answer
 HEADER_BYTES_MAX = 64 * 1024
+CALLS_WAITING_MAX = 100  # sent ahead of their answers, on one connection
 _FILES_RESERVED = 200  # for databases, logs and threads
 _SWEEP_INTERVAL_S = 1.0
 
@@ -40,6 +44,10 @@ _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
+
+
+class _Refused(Exception):
+    """Ends the parsing of what a caller sent; he is answered by `send_400_response`."""
 
 
 @functools.cache
@@ -63,6 +71,12 @@ class Connection(HttpToolsProtocol):
         self.idle_since: float | None = None  # after an answer on the short way
         self.in_head = True
         self.bytes_beside = 0  # came in a row, and were no body: of a head, or after it
+        self.may_be_long = False  # whether the head that is being parsed may be too long
+        self.started: Any = (
+            None  # uvicorn's cycle whose call is under way; `cycle` is the last sent
+        )
+        self.unread_bytes = 0  # when they were last looked at, and since when there were as many
+        self.unread_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, unless there are too many."""
@@ -78,7 +92,9 @@ class Connection(HttpToolsProtocol):
         come and go would pile up.
         """
         super().connection_lost(exc)
-        self.cycle = None
+        if self.started is not None:
+            self.started.disconnected = True
+        self.cycle = self.started = None
         self.pipeline.clear()
         self._unset_keepalive_if_required()  # uvicorn leaves it ticking where the caller broke off
 
@@ -88,11 +104,25 @@ class Connection(HttpToolsProtocol):
             self.receiving_since = self.loop.time()
             self.idle_since = None
         self.bytes_beside += len(data)  # whatever the parser gets on with begins it anew
+        self.may_be_long = self.bytes_beside > HEADER_BYTES_MAX
         super().data_received(data)
         if self.bytes_beside > HEADER_BYTES_MAX and not self.transport.is_closing():
             if self.in_head:
-                self.transport.write(_TOO_LARGE)
+                self.send_400_response("")
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, or only by far too much; and close.
+
+        With a call under way nothing is said: the caller would take it for that call's answer.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+        elif self.in_head and self.may_be_long:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         # uvicorn makes a scope here; it is made where it is needed.
@@ -107,6 +137,8 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.may_be_long and self._head_bytes() > HEADER_BYTES_MAX:
+            raise _Refused
         self.in_head = False
         self.bytes_beside = 0
         if self.url == _HOT_URL and self._is_plain_post():
@@ -146,6 +178,24 @@ class Connection(HttpToolsProtocol):
             self.server_state.total_requests += 1
             self.idle_since = self.loop.time()
 
+    def is_stuck(self, now: float) -> bool:
+        """Say whether the caller has taken nothing of what waits for him, for too long."""
+        unread_bytes = self.transport.get_write_buffer_size() if self.flow.write_paused else 0
+        if not unread_bytes:
+            self.unread_since = None
+        elif self.unread_since is None or unread_bytes != self.unread_bytes:
+            self.unread_since = now
+        self.unread_bytes = unread_bytes
+        return self.unread_since is not None and self.unread_since < now - UNREAD_TIMEOUT_S
+
+    def _head_bytes(self) -> int:
+        """Return about how long a head is: its lines without what parts them."""
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.started = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _is_plain_post(self) -> bool:
         parser, cycle = self.parser, self.cycle
         return (
@@ -164,6 +214,8 @@ class Connection(HttpToolsProtocol):
         self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item]
         self.headers += headers  # in place: the scope holds this list
         super().on_headers_complete()
+        if len(self.pipeline) > CALLS_WAITING_MAX:
+            raise _Refused
         if self.hot_body is not None:
             body, self.hot_body = self.hot_body, None
             super().on_body(body)
@@ -213,7 +265,10 @@ class _HotCycle:
 
 
 async def sweep(connections: set[Any]) -> None:
-    """Close those that take too long to say what they want, or anything; runs until cancelled."""
+    """Close those that take too long to say what they want, or anything, or to read an answer.
+
+    Runs until cancelled.
+    """
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_SWEEP_INTERVAL_S)
@@ -223,7 +278,8 @@ async def sweep(connections: set[Any]) -> None:
 def _close_overdue(connections: list[Any], now: float) -> None:
     for connection in connections:
         since = connection.receiving_since
-        if since is not None and since < now - RECEIVE_TIMEOUT_S:
+        is_slow = since is not None and since < now - RECEIVE_TIMEOUT_S
+        if is_slow or connection.is_stuck(now):
             connection.transport.abort()
         since = connection.idle_since
         if since is not None and since < now - KEEP_ALIVE_S:

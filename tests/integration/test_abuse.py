@@ -170,3 +170,20 @@ def test_a_gateway_is_told_the_codes_it_had_issued_and_those_of_nobodys_wish(wor
         "other": {others.intent_id, bulk},
         "third": {bulk},
     }
+
+
+def test_once_keys_live_no_longer_only_a_coupons_own_gateway_is_told(world: World) -> None:
+    """Then an issuance may have been pruned, and looks like one of bulk."""
+    mine = issuance("u-1")
+    world.intake().submit([mine])
+    world.processor().run(ids_of([mine]))
+    give_coupons(world.dsn, ["u-1"])
+    world.admin.execute(
+        "UPDATE campaigns SET starts_at = now() - interval '30 d', ends_at = now() - interval '8 d',"
+        " coupons_valid_from = now() - interval '30 d',"
+        " coupons_valid_until = now() - interval '8 d'"
+    )
+    with world.connection(PRODUCER) as connection:
+        for gateway_id, known in ((GATEWAY, [mine.intent_id]), ("other", [])):
+            told = resources.coupons_of_user(connection, gateway_id, "u-1")
+            assert [one.coupon_id for one in told] == known

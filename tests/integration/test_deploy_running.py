@@ -21,9 +21,11 @@ from systemd_room import Room
 
 from deploy.embedded import process
 from deploy.embedded.ports import free_port, is_free
-from tests.deploy_files import PROCESSES, PROJECT, SYSTEMD
+from tests.deploy_files import DEPLOY, PROCESSES, PROJECT, SYSTEMD
 
 pytestmark = pytest.mark.slow
+
+GUIDE = (DEPLOY / "DEPLOY.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +195,7 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     etc = folder / "etc" / "tidegate"
     shutil.copytree(whole.secrets, etc / "secrets")
     (etc / "secrets").chmod(0o700)
+    _give_each_its_valkey_user(folder / "units", etc / "secrets")
     _install(whole.image, folder / "opt" / "tidegate")
     # Ports that nobody else has on this machine, which may be running more than this.
     settings = (SYSTEMD / "tidegate.toml").read_text()
@@ -210,6 +213,21 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     )
     with systemd_room.opened(folder) as opened:
         yield opened
+
+
+def _give_each_its_valkey_user(units: Path, secrets: Path) -> None:
+    """By the drop-in that DEPLOY.md shows for the governor."""
+    shown = re.search(r"```ini\n(.*?)```", GUIDE, re.DOTALL)
+    assert shown is not None
+    unused = "redis://127.0.0.1:1/0"
+    (secrets / "valkey_url").write_text(unused)  # of migrations and the relay, which ask for none
+    for name in ("api", "worker", "governor", "redispatcher", "exporter"):
+        file = f"tidegate-{name}{'@' if name == 'worker' else ''}.service"
+        if name in LOOPS:
+            file = f"tidegate-loop@{name}.service"
+        folder = units / f"{file}.d"
+        folder.mkdir()
+        (folder / "valkey.conf").write_text(shown[1].replace("governor", name))
 
 
 def _install(image: Image, target: Path) -> None:

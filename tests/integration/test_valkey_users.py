@@ -150,6 +150,30 @@ DANGEROUS = [
     "SET somebodys 1",
     "GET somebodys",
     "DEL somebodys",
+    *(
+        "MIGRATE 127.0.0.1 1 k 0 1",
+        "DUMP somebodys",
+        "RESTORE somebodys 0 x",
+        "COPY a b",
+        "MOVE a 1",
+    ),
+    *("RENAME a b", "SORT a", "OBJECT ENCODING a", "SWAPDB 0 1", "DBSIZE", "TYPE a", "UNLINK a"),
+    *("CLIENT PAUSE 1000", "CLIENT NO-EVICT ON", "CLIENT TRACKING ON", "CLIENT UNPAUSE"),
+    *(
+        "SUBSCRIBE __keyspace@0__:x",
+        "SUBSCRIBE __redis__:invalidate",
+        "SSUBSCRIBE x",
+        "PUBLISH x y",
+    ),
+    *("SCRIPT FLUSH", "FUNCTION LIST", "FUNCTION DUMP", "FUNCTION RESTORE x", "EVAL_RO return_1 0"),
+    *("PSYNC ? -1", "SYNC", "FAILOVER", "BGSAVE", "BGREWRITEAOF", "ROLE", "SLOWLOG GET", "COMMAND"),
+    *("LATENCY LATEST", "MEMORY USAGE a", "CLUSTER INFO", "WAIT 0 0", "ACL WHOAMI", "ACL GENPASS"),
+    f"LMOVE {ORDERS_QUEUE} {INTAKE_QUEUE} LEFT LEFT",
+    f"RPOPLPUSH {ORDERS_QUEUE} {NAMES.policy}",
+    f"LTRIM {ORDERS_QUEUE} 1 0",
+    f"EXPIRE {NAMES.in_flight} 1",
+    f"FCALL tidegate_version 1 {ORDERS_QUEUE}",
+    f"FCALL_RO tidegate_state 1 {ORDERS_QUEUE}",
 ]
 # What another process's work is made of; `p` is the gate's prefix.
 OTHERS = {
@@ -177,6 +201,9 @@ OTHERS = {
         "FUNCTION LOAD x",
         "EVALSHA x 1 somebodys",
         f"SUBSCRIBE {NAMES.outcome_channel}x",
+        f"BRPOP {ORDERS_QUEUE} unacked 1",
+        f"EVALSHA x 2 unacked_mutex {NAMES.policy}",
+        "HGETALL unacked",
     ],
     "governor": [
         f"LPUSH {ORDERS_QUEUE} x",
@@ -232,6 +259,15 @@ def _is_refused(client: redis.Redis, line: str) -> bool:
     except redis.exceptions.ResponseError as error:
         return "not allowed" in str(error)  # DEBUG is off for everybody
     return False
+
+
+def test_a_script_can_do_no_more_than_who_runs_it(urls: dict[str, str]) -> None:
+    """Kombu's lock is a script, so a worker may load others."""
+    with redis.Redis.from_url(urls["worker"]) as client:
+        for asked in ("'FLUSHALL'", f"'LRANGE', '{ORDERS_QUEUE}', 0, -1", "'GET', 'somebodys'"):
+            sha = client.script_load(f"return redis.call({asked})")
+            with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)acl|permission"):
+                client.evalsha(sha, 1, "unacked_mutex")
 
 
 def test_nobody_comes_in_without_a_password(valkey_url: str, urls: dict[str, str]) -> None:

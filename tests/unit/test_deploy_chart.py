@@ -169,6 +169,7 @@ def test_the_operators_pod_is_there_on_request_and_does_nothing(
 def test_our_processes_take_their_settings(chart: Rendered, tmp_path: Path) -> None:
     secrets = make_secrets(tmp_path / "secrets")
     (secrets / "broker_url").write_text("amqps://u:p@rabbit/tidegate")
+    (secrets / "valkey_url").write_text("rediss://tidegate:p@valkey:6379/0")
     for component, pod in chart.pods():
         settings = settings_of(environ_of(pod), secrets)
         container = pod["containers"][0]

@@ -46,6 +46,14 @@ def environ_of(process: str) -> dict[str, str]:
 
 
 @pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """What DEPLOY.md asks to be put into /etc/tidegate/secrets."""
+    folder = make_secrets(tmp_path / "secrets")
+    (folder / "valkey_url").write_text("rediss://tidegate:p@valkey:6379/0")
+    return folder
+
+
+@pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A root folder with the units where systemd looks for them."""
     units = tmp_path / "etc" / "systemd" / "system"
@@ -98,9 +106,8 @@ def test_a_unit_runs_the_command_of_its_name(process: str) -> None:
 
 
 @pytest.mark.parametrize("process", sorted(UNITS))
-def test_our_processes_take_their_settings(process: str, tmp_path: Path) -> None:
+def test_our_processes_take_their_settings(process: str, secrets: Path) -> None:
     """Each variable is one of ours, each secret a credential that the service is given."""
-    secrets = make_secrets(tmp_path / "secrets")
     environ = environ_of(process)
     settings = settings_of(environ, secrets, SYSTEMD / "tidegate.toml")
     login = "tidegate" if process == "migrate" else "tidegate_app"
@@ -113,8 +120,7 @@ def test_our_processes_take_their_settings(process: str, tmp_path: Path) -> None
     assert loaded == {name: f"/etc/tidegate/secrets/{name}" for name in loaded}
 
 
-def test_processes_of_one_host_share_no_port(tmp_path: Path) -> None:
-    secrets = make_secrets(tmp_path / "secrets")
+def test_processes_of_one_host_share_no_port(secrets: Path) -> None:
     settings = {
         process: settings_of(environ_of(process), secrets, SYSTEMD / "tidegate.toml")
         for process in PROCESSES

@@ -16,8 +16,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from producer.http import connections
 from producer.http.calls import INTENT_BYTES_MAX, JSON_HEADER, Fields, Reply
-from producer.http.connections import Connection
+from producer.http.connections import CALLS_WAITING_MAX, HEADER_BYTES_MAX, Connection
 
 Tell = Callable[[Reply], None]
 REPLY = Reply(202, b'{"short": true}', [JSON_HEADER])
@@ -317,5 +318,111 @@ def test_a_body_longer_than_any_header_may_be_is_read_to_its_end() -> None:
                 caller.send(b"3e8\r\n" + b"z" * 1_000 + b"\r\n")
             caller.send(b"0\r\n\r\n")
             assert (await caller.answer())[1] == b"PUT /v1/x 300000"
+
+    run(scenario)
+
+
+# Bombs ---------------------------------------------------------------------------------------------
+
+GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "line", [b"x: %b\r\n" % (b"y" * 9_000), b"x:\r\n"], ids=["long lines", "many lines"]
+)
+@pytest.mark.parametrize("call", [POST, GET])
+def test_a_head_is_bounded_even_where_it_comes_at_once(call: bytes, line: bytes) -> None:
+    """It may end in the very piece in which it became too long."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        fields = line * (2 * HEADER_BYTES_MAX // max(len(line) - 4, 1))
+        caller.send(call + fields + b"\r\n")
+        head, _ = await caller.answer()
+        assert head.startswith(b"HTTP/1.1 431 ")
+        with contextlib.suppress(ConnectionError):
+            assert await caller.reader.read() == b""
+        assert door.calls == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("call", [POST + body_of(1), GET + b"\r\n"])
+def test_who_sends_too_many_calls_ahead_of_their_answers_is_cut_off(call: bytes) -> None:
+    """A call that waits takes a hundred times the bytes it came in."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        await _with_a_call_under_way(door, caller)
+        connection = door.made[0]()
+        assert connection is not None
+        connection.data_received(call * CALLS_WAITING_MAX)
+        assert len(connection.pipeline) == CALLS_WAITING_MAX
+        connection.data_received(call * 1_000)
+        assert len(connection.pipeline) == CALLS_WAITING_MAX + 1
+        with contextlib.suppress(ConnectionError):
+            assert await caller.reader.read() == b"", "answered nothing out of its turn"
+        await until(lambda: not door.state.connections)
+
+    run(scenario)
+
+
+def test_as_many_calls_as_may_wait_are_answered() -> None:
+    async def scenario(door: Door, caller: Caller) -> None:
+        await _with_a_call_under_way(door, caller)
+        caller.send((GET + b"\r\n") * CALLS_WAITING_MAX)
+        door.calls[0][2](REPLY)
+        told = [(await caller.answer())[1] for _ in range(1 + CALLS_WAITING_MAX)]
+        assert told == [REPLY.body, *[b"GET /livez 0"] * CALLS_WAITING_MAX]
+
+    run(scenario)
+
+
+def test_what_is_no_call_is_not_answered_in_anothers_place() -> None:
+    """With a call under way its caller would take the refusal for that call's answer."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        await _with_a_call_under_way(door, caller)
+        caller.send(b"nonsense\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert await caller.reader.read() == b""
+
+    run(scenario)
+
+
+class Pipe(asyncio.Transport):
+    """A connection whose caller takes so much of an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread_bytes = 200_000
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_who_takes_nothing_of_an_answer_is_let_go_and_a_slow_one_is_not() -> None:
+    """Judged by what is left to send, each time it is looked at."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        del caller
+        pipe, connection = Pipe(), door.connection()
+        connection.connection_made(pipe)
+        connection.receiving_since = None
+        connection.pause_writing()
+        patience_s = connections.UNREAD_TIMEOUT_S
+        for turn in range(10):
+            pipe.unread_bytes -= 1
+            connections._close_overdue([connection], turn * 0.9 * patience_s)
+        assert not pipe.aborted
+        connection.resume_writing()
+        connections._close_overdue([connection], 20 * patience_s)
+        connection.pause_writing()
+        connections._close_overdue([connection], 30 * patience_s)
+        assert not pipe.aborted
+        connections._close_overdue([connection], 31.1 * patience_s)
+        assert pipe.aborted
 
     run(scenario)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -17,6 +17,8 @@ from workers.store.pool import Connection
 from workers.store.sql import queries
 
 _SQL = queries("journal")
+
+KEYS_OUTLIVE = timedelta(days=7)  # after a campaign's coupons expired: a promise of the API
 _encode = msgspec.json.Encoder().encode
 
 

@@ -33,6 +33,7 @@ from psycopg import sql
 from workers.contract.ids import uuid7_floor
 from workers.store.campaigns import record_action
 from workers.store.errors import Fault, fault_of
+from workers.store.journal import KEYS_OUTLIVE
 from workers.store.pool import OWNER, Bounds, Connection, connect
 from workers.store.sql import queries
 
@@ -41,7 +42,6 @@ _SQL = queries("prune")
 _BOUNDS = Bounds(statement_timeout_ms=600_000, idle_in_transaction_ms=600_000)
 
 OLDER_THAN_MIN = timedelta(days=1)  # a younger day may still be written to
-KEYS_OUTLIVE = timedelta(days=7)  # after the campaign's coupons expired: a promise of the API
 BATCH_MAX = 5_000  # rows deleted in one commit: some tens of milliseconds
 DROP_LOCK_TIMEOUT_MS = 100  # how long the hot path may wait behind us, each time we try
 DROP_ATTEMPTS_MAX = 30  # about two minutes, with pauses that double

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 from workers.contract.resource import CouponResource, IntentResource, OrderResource
 from workers.domain.intent import IntentBody
 from workers.domain.outcome import OrderStatus, PricedLine, Refusal
+from workers.store.journal import KEYS_OUTLIVE
 from workers.store.pool import Connection
 from workers.store.sql import queries
 
@@ -49,9 +50,14 @@ def read_many(connection: Connection, intent_ids: Sequence[UUID]) -> dict[UUID, 
 def coupons_of_user(connection: Connection, gateway_id: str, user_id: str) -> list[UserCoupon]:
     """Return a user's coupons, the newest first, at most `COUPONS_MAX`.
 
-    Those that this gateway had issued, and those that were issued in bulk.
+    Those that this gateway had issued, and those that were issued in bulk, as long as keys live.
     """
-    parameters = {"user_id": user_id, "gateway_id": gateway_id, "limit": COUPONS_MAX}
+    parameters = {
+        "user_id": user_id,
+        "gateway_id": gateway_id,
+        "keys_outlive_ms": KEYS_OUTLIVE // timedelta(milliseconds=1),
+        "limit": COUPONS_MAX,
+    }
     rows = connection.execute(_SQL.coupons_of_user, parameters, binary=True)
     return [
         UserCoupon(

@@ -20,7 +20,8 @@ WHERE i.intent_id = ANY(%(intent_ids)b::uuid[])
 
 -- coupons_of_user --
 -- A user's coupons, the newest first. The limit bounds an answer, not what a user may have. A code is
--- worth money: what another gateway had issued is not told; what was issued in bulk has no gateway.
+-- worth money: what another gateway had issued is not told. What was issued in bulk has no intent; but
+-- neither has, in the end, what was pruned (see `prune.campaigns_kept`), so then none is told.
 SELECT c.coupon_id, c.campaign_id, c.value, p.currency,
        CASE WHEN r.coupon_id IS NOT NULL THEN 'redeemed'
             WHEN c.expired_at IS NOT NULL OR p.coupons_valid_until <= now() THEN 'expired'
@@ -30,7 +31,8 @@ FROM coupons c
 JOIN campaigns p USING (campaign_id)
 LEFT JOIN redemptions r USING (coupon_id)
 LEFT JOIN intents i ON i.intent_id = c.coupon_id
-WHERE c.user_id = %(user_id)s AND (i.intent_id IS NULL OR i.gateway_id = %(gateway_id)s)
+WHERE c.user_id = %(user_id)s AND (i.gateway_id = %(gateway_id)s OR i.intent_id IS NULL
+      AND greatest(p.ends_at, p.coupons_valid_until) + %(keys_outlive_ms)s * interval '1 ms' > now())
 ORDER BY c.coupon_id DESC
 LIMIT %(limit)s
 
