@@ -6,7 +6,6 @@ with that key; whoever is refused by load comes back as told, a few times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -84,12 +83,11 @@ class Client:
                 self._again(min(max(ms, LEAST_MS), MOST_MS))
             case NotAccepted(final=final):
                 self._no(posted)
-                if final and any(self._pipeline.database.stock[line.sku][0] for line in self.intent.lines):
-                    gone = [self._pipeline.database.stock[line.sku] for line in self.intent.lines]
-                    if all(available for available, *_ in gone):
-                        self.faults.append(f"{self.key} was told sold out, and there is {gone}")
+                stock = self._pipeline.database.stock
                 if not final:
                     self._again(MOST_MS)
+                elif all(sum(stock[line.sku][:2]) for line in self.intent.lines):
+                    self.faults.append(f"{self.key} was told sold out for good of {stock}")
             case Unanswered():
                 self._no(posted)
                 self._again(LEAST_MS)
@@ -185,8 +183,9 @@ class Crowd:
         return found
 
     def _may_be_refused(self, client: Client) -> bool:
-        stock = self.pipeline.database.stock
-        return any(stock[line.sku][0] < line.quantity for line in client.intent.lines)
-
-
-Hear = Callable[[Posted, Answer], None]
+        """Whether it wants more than is left beside what poison holds on its way."""
+        stock, ahead = self.pipeline.database.stock, self.pipeline.server.ahead
+        return any(
+            stock[line.sku][0] - ahead[f"stock:spring:{line.sku}"] < line.quantity
+            for line in client.intent.lines
+        )

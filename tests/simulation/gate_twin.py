@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from workers.contract.admission import Balance, Candidate, Limits, RateLimit, Verdict
 from workers.contract.gate import GateUnreachable, Published, Reconciliation
@@ -26,7 +25,6 @@ from workers.domain.overload import SHARES, IntentClass, Level, Policy
 _NAMES = gate_names("twin")
 _ORDER = SHARES[IntentClass.ORDER]
 _KEPT_US = 60_000_000  # a balance that is told no more
-_BARS = ("level", "stock")
 
 
 class Told(Struct):
@@ -109,16 +107,18 @@ class Server:
             own = self._own(rates, one, shared=not reconciled)
             bar = self._bar(one, policy, ahead, now)
             in_time = trusted * min(one.ttl_ms, wait_max_ms) / 1_000
-            full = [limit for limit in own if limit.room < 1]
-            levelled = policy.admitted_per_s is None or _level_has_room(rates, one.gateway_id)
-            if bar is None and in_flight < in_flight_max and in_flight <= in_time:
-                if not full and levelled:
-                    _take(rates, own, one.gateway_id, levelled=policy.admitted_per_s is not None)
-                    ahead.update(self._known(one))
-                    in_flight += 1
-                    admitted.append(one)
-                    continue
-            refused[place] = bar or {}
+            if (
+                bar is None
+                and in_flight < min(in_flight_max, math.floor(in_time) + 1)
+                and not any(limit.room < 1 for limit in own)
+                and _level_has_room(rates, one.gateway_id)
+            ):
+                _take(rates, own, one.gateway_id)
+                ahead.update(self._known(one))
+                in_flight += 1
+                admitted.append(one)
+            else:
+                refused[place] = bar or {}
         late = 0
         for place, told in refused.items():
             if told:
@@ -131,7 +131,7 @@ class Server:
             if excess > 0:
                 waits.append(("deadline", (excess + late) / trusted * 1e6))
                 late += 1
-            if policy.admitted_per_s is not None and not _level_has_room(rates, one.gateway_id):
+            if not _level_has_room(rates, one.gateway_id):
                 waits.append(("level", rates[f"cell:{one.gateway_id}"].wait_us()))
             layer, wait_us = max(waits, key=lambda wait: wait[1])
             told.update(limit=layer, retry_after_ms=math.ceil(math.ceil(wait_us) / 1_000))
@@ -337,14 +337,14 @@ def _left(ends_us: int, lease_us: int, now: int) -> int:
 
 
 def _level_has_room(rates: dict[str, Limit], gateway: str) -> bool:
-    if rates[f"cell:{gateway}"].room >= 1:
+    if "total" not in rates or rates[f"cell:{gateway}"].room >= 1:
         return True
     return rates["cap"].room >= 1 and rates["total"].room >= 1
 
 
-def _take(rates: dict[str, Limit], own: list[Limit], gateway: str, *, levelled: bool) -> None:
+def _take(rates: dict[str, Limit], own: list[Limit], gateway: str) -> None:
     taken = list(own)
-    if levelled:
+    if "total" in rates:
         cell = rates[f"cell:{gateway}"]
         taken += [rates["cap"], rates["total"]] + [cell] * (cell.room >= 1)
     for limit in taken:

@@ -6,9 +6,9 @@ a time, and who is next follows from the agenda alone. So a run is as repeatable
 
 from __future__ import annotations
 
+import _thread
 import heapq
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -29,11 +29,13 @@ class Stage:
         self.luck = Random(seed)
         self.acting: Actor | None = None
         self.actors: list[Actor] = []
-        self.errors: list[BaseException] = []  # of actors, that nobody caught
+        self.errors: list[BaseException] = []  # that nobody caught
+        self.closing = False
+        self.next: Actor | None = None  # whom the step just done has woken
+        self.turn = _held_lock()  # of who runs the stage
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._places = itertools.count()
         self._until = 0.0
-        self.turn = threading.Semaphore(0)
 
     def at(self, when: float, action: Callable[[], object]) -> None:
         """Do something then; who was noted first goes first."""
@@ -64,21 +66,42 @@ class Stage:
         return bool(self._agenda) and self._agenda[0][0] <= when
 
     def run(self, until: float) -> None:
-        """Go on until then; raises what an actor raised."""
+        """Go on until then; raises what an actor or a step raised."""
         self._until = until
-        while self._is_due(until):
-            self.now, _, action = heapq.heappop(self._agenda)
-            action()
-            if self.errors:
-                raise self.errors[0]
+        first = self.pick()
+        if first is not None:
+            first.turn.release()
+            self.turn.acquire()
+        if self.errors:
+            raise self.errors[0]
         self.now = until
+
+    def pick(self) -> Actor | None:
+        """Take steps of the agenda until one wakes an actor; None: all is over.
+
+        Called by the thread that rests, which so hands over to the next one directly.
+        """
+        self.acting = self.next = None
+        try:
+            while not self.errors and self._is_due(self._until):
+                self.now, _, action = heapq.heappop(self._agenda)
+                action()
+                if self.next is not None:
+                    self.acting = self.next
+                    return self.next
+        except BaseException as error:
+            self.errors.append(error)
+        return None
 
     def close(self) -> None:
         """Let every actor's thread end."""
+        self.closing = True
         for actor in self.actors:
-            actor.killed = True
-            actor.resume()
-            actor.thread.join(10)
+            if not actor.over:
+                actor.killed = True
+                self.acting = actor
+                actor.turn.release()
+                self.turn.acquire()
 
 
 class Actor:
@@ -88,39 +111,37 @@ class Actor:
         self.name = name
         self.killed = False
         self.over = False
+        self.turn = _held_lock()
         self._stage = stage
         self._work = work
-        self._turn = threading.Semaphore(0)
-        self.thread = threading.Thread(target=self._live, name=name, daemon=True)
-        self.thread.start()
+        _thread.start_new_thread(self._live, ())
 
     def _live(self) -> None:
-        self._turn.acquire()
+        stage = self._stage
+        self.turn.acquire()
         try:
             if not self.killed:
                 self._work()
         except Killed:
             pass
         except BaseException as error:
-            self._stage.errors.append(error)
-        finally:
-            self.over = True
-            self._stage.turn.release()
+            stage.errors.append(error)
+        self.over = True
+        successor = None if stage.closing else stage.pick()
+        (stage if successor is None else successor).turn.release()
 
     def resume(self) -> None:
-        """Let it act until it rests; called by the stage."""
-        if self.over:
-            return
-        self._stage.acting = self
-        self._turn.release()
-        self._stage.turn.acquire()
-        self._stage.acting = None
+        """Let it act next, until it rests; called by a step of the agenda."""
+        if not self.over:
+            self._stage.next = self
 
     def rest(self) -> None:
         """Let others act until somebody resumes this one; called by itself."""
         if not self.killed:
-            self._stage.turn.release()
-            self._turn.acquire()
+            successor = self._stage.pick()
+            if successor is not self:
+                (self._stage if successor is None else successor).turn.release()
+                self.turn.acquire()
         if self.killed:
             raise Killed
 
@@ -128,6 +149,13 @@ class Actor:
         """End it where it rests, as by SIGKILL."""
         self.killed = True
         self._stage.at(self._stage.now, self.resume)
+
+
+def _held_lock() -> _thread.LockType:
+    """Return a lock that its first taker waits for: cheaper to hand over than a semaphore."""
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
 
 
 class Mailbox(Generic[T]):
