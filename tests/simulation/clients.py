@@ -11,10 +11,11 @@ from typing import Any
 from uuid import UUID
 
 from producer.answers import Accepted, Answer, Limited, NotAccepted, Posted, Replayed, Unanswered
-from workers.domain.intent import Line, OrderIntent
+from workers.domain.intent import Kind, Line, OrderIntent
 from workers.store.journal import key_digest
 
-PATIENCE = 12
+PATIENCE = 9
+ASKED_AGAIN_S, PROBED_S = 31.0, 32.0  # long after the faults
 UNHEARD_S = 6.0  # an answer takes no longer, whatever is dead
 TTL_MS = 120_000
 LEAST_MS, MOST_MS = 250, 2_000  # between these a client comes back
@@ -28,9 +29,8 @@ class Client:
         self._pipeline = crowd.pipeline
         self.key = f"key-{number}"
         self.user = user
-        self.intent = OrderIntent(
-            user_id=user, campaign_id="spring", lines=lines, ttl_ms=TTL_MS
-        )
+        self.intent = OrderIntent(user_id=user, campaign_id="spring", lines=lines, ttl_ms=TTL_MS)
+        self.digest = key_digest("chat", Kind.ORDER, user, self.key)
         self.receipt: UUID | None = None
         self.refused: set[UUID] = set()  # ids of attempts that were answered "no"
         self.said: set[Any] = set()  # outcomes as heard
@@ -60,10 +60,6 @@ class Client:
         )
         self._posted_s[posted.intent_id] = self._pipeline.stage.now
         return posted
-
-    @property
-    def digest(self) -> UUID:
-        return key_digest("chat", self.posted().kind, self.user, self.key)
 
     def hear(self, posted: Posted, answer: Answer) -> None:
         """Take an answer in."""
@@ -121,21 +117,21 @@ class Crowd:
         luck = pipeline.luck
         self.clients: list[Client] = []
         self.probes: list[Client] = []
-        count = luck.choice([10, 30, 80])
+        count = luck.choice([8, 20, 50])
         for number in range(count):
             client = self._client(number)
-            at_s = luck.choice([luck.uniform(0, 9), luck.gauss(4, 0.2)])  # some come at once
+            at_s = luck.choice([luck.uniform(0, 9), luck.gauss(4, 0.2)])  # some at once
             pipeline.stage.at(max(0.0, at_s), client.post)
             if luck.random() < 0.1:
                 pipeline.stage.at(max(0.0, at_s), client.post)  # and some post twice
             if luck.random() < 0.02:
                 luck.choice([pipeline.poison, pipeline.killers]).add(client.user)
         for client in self.clients:
-            pipeline.stage.at(40.0, partial(self._ask_again, client))
+            pipeline.stage.at(ASKED_AGAIN_S, partial(self._ask_again, client))
         for number in range(count, count + 4):
             probe = self._client(number)
             self.probes.append(probe)
-            pipeline.stage.at(42.0 + luck.random(), probe.post)
+            pipeline.stage.at(PROBED_S + luck.random(), probe.post)
 
     def _client(self, number: int) -> Client:
         luck = self.pipeline.luck
@@ -158,7 +154,9 @@ class Crowd:
 
     def faults(self) -> list[str]:
         """Return what clients were told that is not true."""
-        return [fault for client in self.clients for fault in (*client.faults, *self._wrong(client))]
+        return [
+            fault for client in self.clients for fault in (*client.faults, *self._wrong(client))
+        ]
 
     def _wrong(self, client: Client) -> list[str]:
         database, found = self.pipeline.database, []

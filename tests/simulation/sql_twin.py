@@ -7,7 +7,6 @@ once more, and each rule says which query it repeats.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -402,47 +401,3 @@ class RedispatchStore:
         return 0, None
 
 
-@contextlib.contextmanager
-def standing_in(stage: Callable[[], Stage]) -> Iterator[None]:
-    """Let production meet these twins, and virtual time, instead of its stores and its clock."""
-    from producer import intake
-    from workers.service import process_batch
-    from workers.store import journal, session
-
-    time = SimpleNamespace(monotonic=lambda: stage().now, sleep=lambda s: stage().sleep(s))
-    quiet = SimpleNamespace(warning=lambda *_, **__: None)
-    stores = SimpleNamespace(**{name: globals()[name] for name in _BATCH})
-    twins: list[tuple[Any, str, Any]] = [
-        (session, "batch", stores),
-        (session, "applying", stores),
-        (session, "resources", stores),
-        (session, "time", time),
-        (process_batch, "time", time),
-        (process_batch, "random", SimpleNamespace(uniform=lambda a, b: stage().luck.uniform(a, b))),
-        (intake, "time", time),
-        (intake, "_log", quiet),
-        (intake, "resources", stores),
-        (
-            intake,
-            "journal",
-            SimpleNamespace(
-                **{name: getattr(journal, name) for name in ("key_digest", "fingerprint")},
-                append_many=append_many,
-                find_keys=find_keys,
-            ),
-        ),
-    ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in twins]
-    for module, name, twin in twins:
-        setattr(module, name, twin)
-    try:
-        yield
-    finally:
-        for module, name, own in before:
-            setattr(module, name, own)
-
-
-_BATCH = (
-    *("begin_and_claim", "record_claim", "forget_claims", "gather", "record_failure"),
-    *("record_quarantine", "apply_and_commit", "read_many"),
-)
