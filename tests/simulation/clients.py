@@ -181,9 +181,7 @@ class Crowd:
         return found
 
     def _may_be_refused(self, client: Client) -> bool:
-        """Whether it wants more than is left beside what poison holds on its way."""
-        stock, ahead = self.pipeline.database.stock, self.pipeline.server.ahead
-        return any(
-            stock[line.sku][0] - ahead[f"stock:spring:{line.sku}"] < line.quantity
-            for line in client.intent.lines
-        )
+        """Whether too little is left, or poison may hold the rest: it does until its own deadline."""
+        stock = self.pipeline.database.stock
+        short = any(stock[line.sku][0] < line.quantity for line in client.intent.lines)
+        return short or bool(self.pipeline.poison)

@@ -2,7 +2,8 @@
 
 It knows what the simulation asks: orders of one class, limits of gateways, level, in-flight bound,
 deadlines, stock, the lease, the reconciliation. `test_gate_twin.py` holds it
-against the library in a real Valkey. Words and numbers are those of the library's header.
+against the library in a real Valkey, but for the length of the waits. Words and numbers are those of
+the library's header.
 """
 
 from __future__ import annotations
@@ -120,9 +121,8 @@ class Server:
             if told:
                 continue
             one, waits = candidates[place], [("in_flight", 0.0)]
-            for limit in self._own(rates, one, shared=not reconciled):
-                if limit.room < 1:
-                    waits.append((limit.layer, limit.wait_us()))
+            own = self._own(rates, one, shared=not reconciled)
+            waits += [(limit.layer, limit.wait_us()) for limit in own if limit.room < 1]
             excess = in_flight - trusted * min(one.ttl_ms, wait_max_ms) / 1_000
             if excess > 0:
                 waits.append(("deadline", (excess + late) / trusted * 1e6))
@@ -346,5 +346,3 @@ def _take(rates: dict[str, Limit], own: list[Limit], gateway: str) -> None:
     for limit in taken:
         limit.room -= 1
         limit.taken += 1
-
-

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -399,5 +398,3 @@ class RedispatchStore:
 
     def expire_coupons(self, after: UUID, count_max: int) -> tuple[int, UUID | None]:
         return 0, None
-
-

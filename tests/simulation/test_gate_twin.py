@@ -64,14 +64,10 @@ class _Pair:
         luck = self.luck
         candidates = [self._candidate() for _ in range(luck.randint(1, 6))]
         limits = Limits(gateways={"g1": luck.choice(RATES)} if luck.random() < 0.5 else {})
-        began_us = self.now_us()
         twins = self.twin.admit(candidates, limits)
         reals = self.gate.admit(candidates, limits)
-        took_ms = (self.now_us() - began_us) / 1_000
         for real, twin in zip(reals, twins, strict=True):
             assert _known(real) == _known(twin)
-            # Waits shrink as time passes, and only so.
-            assert -took_ms - 1 <= real.retry_after_ms - twin.retry_after_ms <= 1
 
     def _candidate(self) -> Candidate:
         luck = self.luck
