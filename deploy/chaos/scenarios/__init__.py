@@ -10,7 +10,7 @@ from typing import Final
 
 from deploy.chaos.plan import Fault, mix, plan
 from deploy.chaos.scenario import Scenario
-from deploy.chaos.scenarios import broker, machine, network, postgres, processes, valkey, whole
+from deploy.chaos.scenarios import broker, machine, network, postgres, processes, rabbitmq, valkey, whole
 
 #: In the order in which `--list` says them and `all` runs them.
 _PARTS: Final = (
@@ -19,6 +19,7 @@ _PARTS: Final = (
     postgres.SCENARIOS,
     network.SCENARIOS,
     broker.SCENARIOS,
+    rabbitmq.SCENARIOS,
     machine.SCENARIOS,
     whole.SCENARIOS,
 )
