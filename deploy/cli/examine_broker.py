@@ -20,6 +20,9 @@ from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE
 # Quorum queues with a limit of deliveries came with 3.8; 3.10 is the oldest that was tried.
 RABBITMQ_VERSION_MIN: Final = (3, 10)
 _TIMEOUT_S: Final = 3
+_PERMISSIONS: Final = (
+    r"rabbitmqctl set_permissions USER '^tidegate\.' '^(amq\.default|tidegate\..*)$' '^tidegate\.'"
+)
 
 
 def broker(settings: Settings) -> list[Finding]:
@@ -68,7 +71,6 @@ def _judge_queue(app: Celery, connection: Connection, name: str) -> Finding:
             )
             return judge(check, False, error.reply_text, mend)
         except AccessRefused as error:
-            mend = "rabbitmqctl set_permissions USER '^tidegate\\.' '^(amq\\.default|tidegate\\..*)$' '^tidegate\\.'"
-            return judge(check, False, error.reply_text, mend)
+            return judge(check, False, error.reply_text, _PERMISSIONS)
         return judge(check, True, "a quorum queue", "")
     return judge(check, True, "not there yet: the first process declares it", "")

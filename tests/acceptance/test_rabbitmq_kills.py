@@ -74,7 +74,11 @@ def test_a_message_with_a_date_keeps_no_worker_from_its_queue(
     later = datetime.now(UTC) + timedelta(days=1)
     for _ in range(4):
         app.send_task(
-            PROCESS_BATCH_TASK, args=([],), exchange="", routing_key=ORDERS_QUEUE, headers={"eta": later.isoformat()}
+            PROCESS_BATCH_TASK,
+            args=([],),
+            exchange="",
+            routing_key=ORDERS_QUEUE,
+            headers={"eta": later.isoformat()},
         )
     assert process.until(lambda: waiting_hints(app) == 0, SOON_S)
     pids = cluster.processes()["worker"]

@@ -12,6 +12,7 @@ import pytest
 from amqp.exceptions import NotFound, PreconditionFailed
 from celery import Celery
 from kombu import Consumer
+from kombu.exceptions import OperationalError
 
 from config.settings import Broker, Settings
 from deploy.cli import examine_broker
@@ -26,6 +27,7 @@ from workers.contract.rabbitmq import DELIVERIES_MAX
 
 TIMEOUT_S = 0.5
 SOON_S = 10.0
+AWAY = (OperationalError, OSError)
 IDS = [UUID(int=1)]
 
 
@@ -125,9 +127,12 @@ def broken_app(request: pytest.FixtureRequest) -> Iterator[Celery]:
 
 
 def test_a_node_that_is_away_raises_within_its_timeout(broken_app: Celery) -> None:
-    for ask in (partial(hint_sender(broken_app, TIMEOUT_S), []), partial(waiting_hints, broken_app)):
+    for ask in (
+        partial(hint_sender(broken_app, TIMEOUT_S), []),
+        partial(waiting_hints, broken_app),
+    ):
         begun = time.monotonic()
-        with pytest.raises(Exception, match=""):
+        with pytest.raises(AWAY):
             ask()
         assert time.monotonic() - begun < 6 * TIMEOUT_S
 
@@ -135,7 +140,11 @@ def test_a_node_that_is_away_raises_within_its_timeout(broken_app: Celery) -> No
 def test_the_doctor_knows_our_queues_from_others(app: Celery, node: OwnRabbit) -> None:
     """A classic queue of the same name, as an earlier Celery left it, would keep every process out."""
     examine = partial(examine_broker.broker, settings_of(node.url))
-    checks = ["broker", "RabbitMQ version", *(f"RabbitMQ queue {q}" for q in (ORDERS_QUEUE, INTAKE_QUEUE))]
+    checks = [
+        "broker",
+        "RabbitMQ version",
+        *(f"RabbitMQ queue {q}" for q in (ORDERS_QUEUE, INTAKE_QUEUE)),
+    ]
     assert [(one.check, one.status) for one in examine()] == [(one, Status.FINE) for one in checks]
     with app.connection_for_read() as connection, pytest.raises(NotFound):
         connection.default_channel.queue_declare(ORDERS_QUEUE, passive=True)

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from signal import Signals
 from typing import Any, Final
 
+from amqp.basic_message import Message
 from kombu.connection import Connection
-from kombu.exceptions import KombuError
+from kombu.exceptions import OperationalError
 
 from deploy.chaos.harm.victims import NotDoneError, named, signal
 from deploy.chaos.plan import Fault
 from deploy.chaos.world import World
-from deploy.embedded import process, rabbitmq
+from deploy.embedded import process
+from deploy.embedded.rabbitmq import control
+from workers.contract import rabbitmq
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE
 
 _TIMEOUT_S: Final = 2.0
@@ -36,7 +39,11 @@ _RUBBISH: Final[tuple[tuple[bytes, dict[str, Any]], ...]] = (
     (b"[]", {"content_type": "application/json", "application_headers": {"task": {"a": 1}}}),
     (b"[[],{},{}]", {"application_headers": {"task": "os.system", "id": "x"}}),
 )
-_AWAY: Final = (OSError, KombuError, *Connection("amqp://").connection_errors)
+_AWAY: Final = (
+    OperationalError,
+    *rabbitmq.Transport.connection_errors,
+    *rabbitmq.Transport.channel_errors,
+)
 
 
 @contextlib.contextmanager
@@ -119,7 +126,11 @@ def _steal(world: World, fault: Fault, over: threading.Event) -> None:
                 stolen = channel.basic_get(ORDERS_QUEUE, no_ack=True)
                 if stolen is not None and chance.random() >= fault.amount:
                     kept += [
-                        (time.monotonic() + chance.uniform(*_KEPT_S), stolen.body, stolen.properties)
+                        (
+                            time.monotonic() + chance.uniform(*_KEPT_S),
+                            stolen.body,
+                            stolen.properties,
+                        )
                         for _ in range(chance.randint(1, 3))
                     ]
                 for due in [one for one in kept if one[0] <= time.monotonic()]:
@@ -128,22 +139,18 @@ def _steal(world: World, fault: Fault, over: threading.Event) -> None:
 
 
 def _send(channel: Any, body: bytes, properties: dict[str, Any]) -> None:
-    known = dict(properties)
-    headers = known.pop("application_headers", None)
-    message = channel.prepare_message(body, headers=headers, properties=known)
-    channel.basic_publish(message, exchange="", routing_key=ORDERS_QUEUE)
+    channel.basic_publish(Message(body, **properties), exchange="", routing_key=ORDERS_QUEUE)
 
 
 @contextlib.contextmanager
 def _channel(world: World) -> Iterator[Any]:
     """Open a channel; what the node cannot be asked for just now is not done."""
-    url = world.cluster.rabbitmq.url
-    options = {"confirm_publish": True, "read_timeout": _TIMEOUT_S}
+    rabbitmq.use()
+    url, options = world.cluster.rabbitmq.url, rabbitmq.options(_TIMEOUT_S)
     try:
         with Connection(url, connect_timeout=_TIMEOUT_S, transport_options=options) as connection:
-            connection.connect()
             yield connection.default_channel
-    except (*_AWAY, *Connection(url).channel_errors) as error:
+    except _AWAY as error:
         raise NotDoneError(f"RabbitMQ cannot be asked ({error})") from error
 
 
@@ -151,7 +158,7 @@ def _control(world: World, *line: str) -> None:
     node = world.cluster.rabbitmq
     try:
         subprocess.run(
-            [rabbitmq.control(), *line],
+            [control(), *line],
             env={**os.environ, **node.environ()},
             check=True,
             capture_output=True,
