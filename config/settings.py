@@ -85,7 +85,8 @@ class Broker(Struct, frozen=True, forbid_unknown_fields=True):
     # A hint not sent within this is left to the redispatcher; no reply waits for it.
     publish_timeout_ms: Milliseconds = 2_000
     # A hint not acknowledged within this is delivered again. One value for every process that
-    # shares the broker: the scanning worker's counts.
+    # shares the broker: the scanning worker's counts. RabbitMQ needs none: it knows by the worker's
+    # connection.
     visibility_timeout_s: Seconds = 120
 
 

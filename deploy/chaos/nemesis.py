@@ -20,7 +20,13 @@ from deploy.chaos.plan import Fault
 from deploy.chaos.world import World
 
 _TURN_S: Final = 0.05
-KILLS: Final = ("kill", "postgres-stop", "valkey-empty", "valkey-torn")  # each ended a process
+KILLS: Final = (
+    "kill",
+    "postgres-stop",
+    "valkey-empty",
+    "valkey-torn",
+    "rabbitmq-empty",
+)  # each ended a process
 
 _encode = msgspec.json.Encoder().encode
 

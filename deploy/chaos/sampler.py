@@ -14,6 +14,7 @@ import redis
 from msgspec import Struct
 
 from deploy.chaos import tables
+from deploy.chaos.harm import rabbitmq
 from deploy.chaos.history import now
 from deploy.chaos.tables import AccountRow
 from deploy.chaos.world import World
@@ -32,6 +33,7 @@ _ROLES: Final = (
     "relay",
     "exporter",
     "valkey",
+    "rabbitmq",
 )
 
 
@@ -85,7 +87,7 @@ class Sampler:
             began = now()
             accounts, connections = self._postgres()
             ended = now()
-            unacknowledged, hints = self._valkey()
+            unacknowledged, hints = self._queue()
             self.samples.append(
                 Sample(
                     began=began,
@@ -107,7 +109,9 @@ class Sampler:
             return accounts, tables.count_connections(connection)
         return None, None
 
-    def _valkey(self) -> tuple[int | None, int | None]:
+    def _queue(self) -> tuple[int | None, int | None]:
+        if self._world.variety.rabbitmq:
+            return None, rabbitmq.waiting(self._world)
         with contextlib.suppress(redis.RedisError), self._world.valkey() as client:
             return int(client.hlen("unacked")), int(client.llen(ORDERS_QUEUE))
         return None, None

@@ -47,6 +47,7 @@ class Variety(Struct, frozen=True):
     failpoints: Action = "kill"  # what an armed failpoint does
     redispatchers: int = 1
     skewed: bool = False  # each process's wall clock can be moved
+    rabbitmq: bool = False  # as the broker, in Valkey's place
     log_disk: bool = False  # logs on a small disk of their own
     settings: tuple[tuple[str, str], ...] = ()  # TIDEGATE_… for the processes
 

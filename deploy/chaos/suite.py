@@ -188,7 +188,8 @@ def judge(mutation: Mutation, verdict: Verdict, took_s: float = 0.0) -> Noticed:
 def is_whole(world: World) -> bool:
     """Tell whether every process that a cluster should have is there."""
     found = world.cluster.processes()
-    return all(found.get(role) for role in _EVERY_ONE) and len(found.get("worker", [])) == WORKERS
+    every = (*_EVERY_ONE, "rabbitmq") if world.variety.rabbitmq else _EVERY_ONE
+    return all(found.get(role) for role in every) and len(found.get("worker", [])) == WORKERS
 
 
 def by_variety(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:

@@ -77,6 +77,7 @@ class World:
                 campaign=None,
                 extra_env=environ,
                 settings=Settings(),
+                with_rabbitmq=self.variety.rabbitmq,
                 arrange=self._arrange,
                 on_event=self._tell,
             )

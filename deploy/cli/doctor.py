@@ -24,12 +24,12 @@ def doctor(data: Path | None, as_json: bool) -> int:
     Exits 1 when something is not fine, 3 when something cannot be reached.
     """
     settings = connection_settings(data)
-    from deploy.cli import examine
+    from deploy.cli import examine, examine_broker
 
     findings = [
         *examine.postgres(settings),
         *examine.valkey(settings),
-        *examine.broker(settings),
+        *examine_broker.broker(settings),
         *examine.host(settings),
     ]
     show(findings, _text(findings), as_json=as_json)

@@ -34,7 +34,6 @@ _LOOP_CONNECTIONS = 2 + 3 + 2 + 1  # redispatcher, governor, relay, exporter
 _ROLES = [pool.PRODUCER, pool.WORKER, pool.AUDITOR, pool.OPERATOR]
 _API_ROLES = [pool.PRODUCER, pool.WORKER]  # its intake's and its orders'; beside them the console's
 _SET_SINCE = 160_000  # a member may take a role on only if it was granted so
-_BROKER_TIMEOUT_S = 3
 
 
 def postgres(settings: Settings) -> list[Finding]:
@@ -84,22 +83,6 @@ def valkey(settings: Settings) -> list[Finding]:
         *_judge_valkey(info),
         _judge_clock("Valkey clock", now_s, asked_at, answered_at),
     ]
-
-
-def broker(settings: Settings) -> list[Finding]:
-    """Examine Celery's broker, where it is not the gate's server."""
-    if not settings.broker.url:
-        return [judge("broker", True, "the gate's Valkey", "")]
-    from kombu.connection import Connection
-
-    where = redact_url(settings.broker.url)
-    try:
-        with Connection(settings.broker_url, connect_timeout=_BROKER_TIMEOUT_S) as connection:
-            connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
-    except Exception as error:
-        mend = "start it, or correct TIDEGATE_BROKER__URL"
-        return [unreachable("broker", f"{where}: {error}", mend)]
-    return [judge("broker", True, where, "")]
 
 
 def host(settings: Settings) -> list[Finding]:

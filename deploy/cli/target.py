@@ -69,7 +69,7 @@ def _of_cluster(settings: config.Settings, data: Path) -> config.Settings:
         settings,
         postgres=replace(settings.postgres, dsn=where.postgres),
         valkey=replace(settings.valkey, url=where.valkey),
-        broker=replace(settings.broker, url=""),
+        broker=replace(settings.broker, url=where.rabbitmq),
         api=replace(settings.api, host=api.hostname or "127.0.0.1", port=api.port or 0),
         webhooks=replace(settings.webhooks, allow_private=True),
         secrets=replace(settings.secrets, master=settings.secrets.master or state.master),

@@ -18,13 +18,14 @@ from typing import Self
 from msgspec.structs import replace
 
 import deploy
-from config.settings import Settings
+from config.settings import Broker, Settings
 from deploy.embedded import apps, endpoints, seeding
 from deploy.embedded.child import Child
 from deploy.embedded.endpoints import Endpoints
 from deploy.embedded.errors import EmbeddedError
 from deploy.embedded.folder import DataFolder
 from deploy.embedded.ports import free_port, is_free
+from deploy.embedded.rabbitmq import RabbitServer
 from deploy.embedded.servers import Servers, child_environ
 from deploy.embedded.supervisor import Processes, Supervisor
 from workers.domain.campaign import CampaignFile
@@ -38,7 +39,8 @@ _STOP_ORDER = (
     ("api",),
     ("redispatcher", "governor", "relay", "exporter"),
     ("worker",),
-    ("postgres", "valkey"),
+    ("postgres", "valkey", "rabbitmq"),
+    ("epmd",),
 )
 
 
@@ -49,9 +51,10 @@ class Cluster:
     None applies no campaign. `extra_env` are settings (`TIDEGATE_…`) for the processes alone.
     `settings` are the processes' settings but for what the cluster decides: the addresses of the
     servers and of the API, and the master secret if it is empty. With `servers_only` neither
-    migrations nor processes of ours are run. With `heartbeat` the exporter posts orders of its own, of
-    a campaign of its own. `arrange` may change which processes of ours are started, and how.
-    `on_event` hears sentences about restarts, from another thread.
+    migrations nor processes of ours are run. `with_rabbitmq` adds one (Debian's package must be
+    there), which is the processes' broker in Valkey's place. With `heartbeat` the exporter posts
+    orders of its own, of a campaign of its own. `arrange` may change which processes of ours are
+    started, and how. `on_event` hears sentences about restarts, from another thread.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Cluster:
         extra_env: Mapping[str, str] | None = None,
         settings: Settings | None = None,
         servers_only: bool = False,
+        with_rabbitmq: bool = False,
         heartbeat: bool = False,
         arrange: Callable[[Sequence[Child]], Sequence[Child]] = lambda children: children,
         on_event: Callable[[str], None] = lambda _: None,
@@ -80,6 +84,7 @@ class Cluster:
         self._extra_env = dict(extra_env or {})
         self._settings = settings or Settings()
         self._servers_only = servers_only
+        self._with_rabbitmq = with_rabbitmq
         self._heartbeat = heartbeat
         self._arrange = arrange
         self._on_event = on_event
@@ -106,7 +111,9 @@ class Cluster:
             for pid in self._folder.end_leftovers():
                 self._on_event(f"ended process {pid}, left by an earlier start on this data")
             self._supervisor = Supervisor(self._folder.logs, self._write_endpoints, self._on_event)
-            self._servers = Servers(self._folder, self._supervisor)
+            self._servers = Servers(
+                self._folder, self._supervisor, with_rabbitmq=self._with_rabbitmq
+            )
             self._servers.start()
             if not self._servers_only:
                 self._start_apps(self._folder, campaign)
@@ -157,6 +164,14 @@ class Cluster:
         return self._servers.valkey.url
 
     @property
+    def rabbitmq(self) -> RabbitServer:
+        """The RabbitMQ node, where there is one."""
+        if self._servers.rabbitmq is None:
+            msg = "the cluster runs without a RabbitMQ"
+            raise EmbeddedError(msg)
+        return self._servers.rabbitmq
+
+    @property
     def api_url(self) -> str:
         """The API's root, without a slash at its end."""
         return apps.api_url(self._settings)
@@ -173,6 +188,7 @@ class Cluster:
             metrics=self._metrics,
             postgres=self.dsn,
             valkey=self.valkey_url,
+            rabbitmq=self.rabbitmq.url if self._with_rabbitmq else "",
             api_key=self.api_key,
             processes=self._supervisor.processes(),
         )
@@ -199,6 +215,7 @@ class Cluster:
             self._settings,
             postgres=replace(self._settings.postgres, dsn=self.dsn),
             valkey=replace(self._settings.valkey, url=self.valkey_url),
+            broker=self._broker(),
             api=replace(
                 self._settings.api,
                 host=self._host,
@@ -226,6 +243,11 @@ class Cluster:
         )
         self._metrics = laid_out.metrics
         self._supervisor.start(self._arrange(laid_out.children))
+
+    def _broker(self) -> Broker:
+        """Return where the broker is: a RabbitMQ of ours, or what the settings say."""
+        given = self._settings.broker
+        return replace(given, url=self.rabbitmq.url) if self._with_rabbitmq else given
 
     def _write_endpoints(self, _: Processes | None = None) -> None:
         with self._write_lock:

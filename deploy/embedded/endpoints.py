@@ -18,6 +18,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, str] = {}
     postgres: str
     valkey: str
+    rabbitmq: str = ""  # empty: Valkey is the broker
     api_key: str = ""
     processes: dict[str, list[int]] = {}
 

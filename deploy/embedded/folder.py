@@ -6,7 +6,7 @@
     DATA/endpoints.json   where everything is, while it runs
     DATA/logs/NAME.log    one per process
     DATA/.temporary       says that nobody wants the folder once its supervisor is gone
-    DATA/postgres/ DATA/valkey/
+    DATA/postgres/ DATA/valkey/ DATA/rabbitmq/
 
 Folders above DATA are never changed; DATA is opened to others (execute only) when we made it.
 """
@@ -39,9 +39,11 @@ class State(msgspec.Struct):
 
     postgres_password: str = msgspec.field(default_factory=lambda: secrets.token_hex(16))
     valkey_password: str = msgspec.field(default_factory=lambda: secrets.token_hex(16))
+    rabbitmq_password: str = msgspec.field(default_factory=lambda: secrets.token_hex(16))
     master: str = msgspec.field(default_factory=lambda: secrets.token_hex(32))
     postgres_port: int = 0
     valkey_port: int = 0
+    rabbitmq_ports: tuple[int, int, int] = (0, 0, 0)  # clients', nodes', and of the nodes' names
     api_key: str = ""
 
 

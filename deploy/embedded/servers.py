@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 from deploy.embedded import process
 from deploy.embedded.errors import EmbeddedError
 from deploy.embedded.folder import DataFolder
 from deploy.embedded.ports import free_port
 from deploy.embedded.postgres import PostgresServer
+from deploy.embedded.rabbitmq import RabbitServer
 from deploy.embedded.supervisor import Supervisor
 from deploy.embedded.valkey import ValkeyServer
 from workers.store import pool
@@ -21,17 +23,24 @@ _TRIES_MAX = 3  # another program may take a port between our look and the serve
 
 
 class Servers:
-    """PostgreSQL and Valkey of one data folder, on free ports of the loopback interface."""
+    """The servers of one data folder, on free ports of the loopback interface.
 
-    def __init__(self, folder: DataFolder, supervisor: Supervisor) -> None:
+    PostgreSQL and Valkey; and RabbitMQ where it is to be the broker.
+    """
+
+    def __init__(
+        self, folder: DataFolder, supervisor: Supervisor, *, with_rabbitmq: bool = False
+    ) -> None:
         """Keep what is needed; nothing is started yet."""
         self._folder = folder
         self._supervisor = supervisor
         self.postgres: PostgresServer
         self.valkey: ValkeyServer
+        self.rabbitmq: RabbitServer | None = None
+        self._with_rabbitmq = with_rabbitmq
 
     def start(self) -> None:
-        """Make what is missing and start both; return when both take commands.
+        """Make what is missing and start all; return when all take commands.
 
         Raises EmbeddedError with the reason and the mend.
         """
@@ -44,14 +53,22 @@ class Servers:
         for tries_left in reversed(range(_TRIES_MAX)):
             self._prepare()
             try:
-                self._supervisor.start([self.postgres.child(environ), self.valkey.child(environ)])
+                if self.rabbitmq is not None:
+                    self._supervisor.start([self.rabbitmq.names_child(environ)])
+                self._supervisor.start([one.child(environ) for one in self._all()])
                 break
             except EmbeddedError as failed:
-                self._supervisor.stop(["postgres", "valkey"])
+                self._supervisor.stop(["rabbitmq", "epmd", "postgres", "valkey"])
                 if tries_left == 0 or "already in use" not in str(failed):
                     raise
         self._folder.save_state()
         self._create_database()
+
+    def _all(self) -> Iterator[PostgresServer | ValkeyServer | RabbitServer]:
+        if self.rabbitmq is not None:
+            yield self.rabbitmq
+        yield self.postgres
+        yield self.valkey
 
     def _prepare(self) -> None:
         state = self._folder.state
@@ -63,6 +80,11 @@ class Servers:
         self.valkey = ValkeyServer(
             self._folder.subfolder("valkey"), state.valkey_port, state.valkey_password
         )
+        if self._with_rabbitmq:
+            for_clients, for_nodes, for_names = map(free_port, state.rabbitmq_ports)
+            state.rabbitmq_ports = (for_clients, for_nodes, for_names)
+            room = self._folder.subfolder("rabbitmq")
+            self.rabbitmq = RabbitServer(room, *state.rabbitmq_ports, state.rabbitmq_password)
 
     def _create_database(self) -> None:
         with _connect(self.postgres.dsn("postgres")) as connection:

@@ -10,25 +10,35 @@ import ssl
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.app.task import Task as CeleryTask
 from kombu import Exchange, Queue
 
 from config.settings import Settings
-from workers.contract import transport
+from workers.contract import rabbitmq, transport
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE
 
 
-def queue(name: str) -> Queue:
+class Task(CeleryTask):  # type: ignore[misc]
+    """A task whose messages are due when they come."""
+
+    Request = "workers.contract.consuming:Request"
+
+
+def queue(name: str, arguments: dict[str, object] | None = None) -> Queue:
     """A queue on the anonymous exchange: no binding that a flush could lose."""
-    return Queue(name, Exchange(""), routing_key=name)
+    return Queue(name, Exchange(""), routing_key=name, queue_arguments=arguments)
 
 
 def make_app(settings: Settings) -> Celery:
     """Make an app that neither connects nor becomes anybody's current app."""
     transport.use()
-    app = Celery("tidegate", broker=settings.broker_url, set_as_current=False)
+    rabbitmq.use()
+    on_rabbitmq = rabbitmq.speaks(settings.broker_url)
+    arguments = dict(rabbitmq.QUEUE_ARGUMENTS) if on_rabbitmq else None
+    app = Celery("tidegate", broker=settings.broker_url, task_cls=Task, set_as_current=False)
     publish_timeout_s = settings.broker.publish_timeout_ms / 1000
     app.conf.update(
-        task_queues=[queue(ORDERS_QUEUE), queue(INTAKE_QUEUE)],
+        task_queues=[queue(name, arguments) for name in (ORDERS_QUEUE, INTAKE_QUEUE)],
         task_default_queue=ORDERS_QUEUE,
         task_default_exchange="",
         task_create_missing_queues=False,  # a misspelt queue is an error, not a new queue
@@ -44,6 +54,7 @@ def make_app(settings: Settings) -> Celery:
         # One whose child was killed does not: it may be what killed it. The claim's record tells the
         # next worker, and the next hint or the redispatcher brings the intents back.
         task_reject_on_worker_lost=False,
+        worker_consumer="workers.contract.consuming:Consumer",
         worker_prefetch_multiplier=1,  # a hint in a busy worker's pocket is late
         worker_enable_remote_control=False,  # no shutdown by message
         worker_send_task_events=False,
@@ -55,9 +66,12 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # the broker comes back; until then the journal waits
         broker_connection_timeout=publish_timeout_s,
+        broker_heartbeat=rabbitmq.HEARTBEAT_S,  # of workers; on Valkey there is none
         broker_pool_limit=4,
         broker_use_ssl=_proof_of(settings.broker_url),
-        broker_transport_options={
+        broker_transport_options=rabbitmq.options(publish_timeout_s)
+        if on_rabbitmq
+        else {
             "visibility_timeout": settings.broker.visibility_timeout_s,
             "unacked_restore_interval": 5,  # looks for hints of dead workers this often, not each 100 s
             "unacked_restore_throttle": 1,
@@ -69,9 +83,7 @@ def make_app(settings: Settings) -> Celery:
             "health_check_interval": 10,
             "priority_steps": [0],  # one list per queue: nothing hides from its length
             "queue_order_strategy": "round_robin",
-        }
-        if settings.broker_url.startswith(("redis", "rediss"))
-        else {"confirm_publish": True},
+        },
     )
     return app
 

@@ -20,8 +20,8 @@ class SendHint(Protocol):
 def hint_sender(app: Celery, timeout_s: float) -> SendHint:
     """Return a function that sends one hint, through Celery's own producer pool, once.
 
-    It raises within about `timeout_s` when the broker cannot be reached; nobody retries, since a hint
-    sent late is worth as much as one not sent.
+    It raises within about `timeout_s` when the broker cannot be reached, has no such queue, or does
+    not confirm; nobody retries, since a hint sent late is worth as much as one not sent.
     """
 
     def send(intent_ids: Sequence[UUID], traceparent: str | None = None, /) -> None:
@@ -35,6 +35,7 @@ def hint_sender(app: Celery, timeout_s: float) -> SendHint:
                 routing_key=ORDERS_QUEUE,
                 headers=None if traceparent is None else {"traceparent": traceparent},
                 producer=producer,
+                mandatory=True,  # RabbitMQ confirms what it has no queue for, and drops it
                 retry=False,
                 ignore_result=True,
             )
@@ -43,8 +44,11 @@ def hint_sender(app: Celery, timeout_s: float) -> SendHint:
 
 
 def waiting_hints(app: Celery, queue: str = ORDERS_QUEUE) -> int:
-    """Ask the broker how many messages wait in a queue; raises what its transport raises."""
+    """Ask the broker how many messages wait in a queue; raises what its transport raises.
+
+    A queue that is not there is declared: Valkey has none that is empty, and a RabbitMQ that lost its
+    queues has them again before the next hint.
+    """
     with app.connection_or_acquire() as connection:
-        # Not a passive declaration: on Redis an empty queue does not exist, and that is no error.
-        declared = connection.default_channel.queue_declare(queue, durable=True, auto_delete=False)
+        declared = app.amqp.queues[queue](connection.default_channel).queue_declare()
         return int(declared.message_count)

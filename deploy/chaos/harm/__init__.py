@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
-from deploy.chaos.harm import broker, disk, network, postgres, processes, valkey
+from deploy.chaos.harm import broker, disk, network, postgres, processes, rabbitmq, valkey
 from deploy.chaos.plan import Fault
 from deploy.chaos.world import World
 
@@ -29,6 +29,12 @@ KINDS: Final[Mapping[str, Harm]] = {
     "valkey-pause": valkey.pause,
     "valkey-torn": valkey.torn,
     "valkey-full": valkey.full,
+    "rabbitmq-empty": rabbitmq.empty,
+    "rabbitmq-delete": rabbitmq.delete,
+    "rabbitmq-purge": rabbitmq.purge,
+    "rabbitmq-alarm": rabbitmq.alarm,
+    "rabbitmq-hints": rabbitmq.hints,
+    "rabbitmq-rubbish": rabbitmq.rubbish,
     "postgres-stop": postgres.stop,
     "postgres-terminate": postgres.terminate,
     "postgres-crowd": postgres.crowd,

@@ -10,7 +10,16 @@ from typing import Final
 
 from deploy.chaos.plan import Fault, mix, plan
 from deploy.chaos.scenario import Scenario
-from deploy.chaos.scenarios import broker, machine, network, postgres, processes, valkey, whole
+from deploy.chaos.scenarios import (
+    broker,
+    machine,
+    network,
+    postgres,
+    processes,
+    rabbitmq,
+    valkey,
+    whole,
+)
 
 #: In the order in which `--list` says them and `all` runs them.
 PARTS: Final = (
@@ -19,6 +28,7 @@ PARTS: Final = (
     postgres.SCENARIOS,
     network.SCENARIOS,
     broker.SCENARIOS,
+    rabbitmq.SCENARIOS,
     machine.SCENARIOS,
     whole.SCENARIOS,
 )
