@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """Give the next test the logging it would have had alone."""
+    """Give the next test structlog as it would have had it alone."""
     before = structlog.get_config()
     yield
     structlog.configure(**before)

@@ -232,7 +232,7 @@ def _judge_roles(connection: pool.Connection, version: int) -> list[Finding]:
         judge(
             "PostgreSQL login of the API",
             not others,
-            f"{others}: no {pool.OPERATOR}, so no console" if others else "has its roles",
+            f"{others}: no {pool.OPERATOR}, so no console there" if others else "none lacks a role",
             _grant(pool.OPERATOR, others, option),
         ),
     ]

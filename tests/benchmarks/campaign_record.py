@@ -56,9 +56,9 @@ def memory_text(record: Record | None) -> str:
     if record is None:
         return ""
     flat = record.summary.memory_flat
-    verdicts = {True: ", flat", False: ", GROWS"}
+    verdicts = {True: ", flat", False: ", GROWS", None: ""}
     return "; ".join(
-        f"{name} {one.warm:,.0f} → {one.end:,.0f} MiB{verdicts.get(flat.get(name, None), '')}"
+        f"{name} {one.warm:,.0f} → {one.end:,.0f} MiB{verdicts[flat.get(name)]}"
         for name, one in record.summary.memory_mib.items()
     )
 

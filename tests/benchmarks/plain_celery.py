@@ -38,7 +38,7 @@ _codes = CouponCodes(os.environ["PLAIN_MASTER"])
 _decode = msgspec.json.Decoder(OrderIntent).decode
 
 
-@app.task(name="plain.place_order")
+@app.task(name="plain.place_order")  # type: ignore[untyped-decorator]
 def place_order(intent_id: str, key: str, text: str) -> None:
     """Journal, decide and commit one order in one transaction."""
     if not _connections:

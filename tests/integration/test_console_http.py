@@ -311,21 +311,26 @@ def test_many_viewers_cost_the_database_one_reading_a_second(
     while len(reads) < 4:
         for client in clients:
             assert client.get("/v1/operator/summary").status_code == 200
-    # A look may begin a tick early, never two within one second.
-    assert min(later - sooner for sooner, later in itertools.pairwise(reads)) > 0.8
+    # A look may begin a tick early; never more of them than seconds, and the first.
+    assert len(reads) <= reads[-1] - reads[0] + 1.5
 
 
 def test_a_revoked_key_sees_no_more(api: Served) -> None:
     """Its open stream ends by itself."""
-    with api.client("watcher").stream("GET", "/v1/operator/summary/stream") as stream:
+    client = api.client("watcher")
+    with client.stream("GET", "/v1/operator/summary/stream") as stream:
         lines = stream.iter_lines()
-        next(lines)
+        summaries = (line for line in lines if line.startswith("data:"))
+        for _ in range(2):
+            assert next(summaries)
         with owner(api.dsn) as connection:
             connection.execute(
                 "UPDATE gateway_keys SET revoked_at = now() WHERE key_id = 'watcher'"
             )
-        for _ in lines:  # ends, or the client's time-out ends the test
-            pass
+        deadline = time.monotonic() + 30
+        for _ in lines:
+            assert time.monotonic() < deadline, "the stream goes on"
+    assert client.get("/v1/operator/summary").status_code == 401
 
 
 def test_without_valkey_and_postgresql_the_summary_says_so(dsn: str, valkey_url: str) -> None:

@@ -185,7 +185,7 @@ def test_a_worker_that_dies_leaves_a_gap_and_the_next_one_goes_on_in_the_trace(
         port = port_in(log)
         assert post(port, f"00-{TRACE}-{PARENT}-01", "k-1").status_code == 202
         assert comes_true(died.exists, 60)
-        killed_ns = time.time_ns()
+        woken_ns = time.time_ns()
         assert post(port, f"00-{OTHER}-{PARENT}-01", "k-2", prefer="wait=30").status_code == 200
         assert comes_true(lambda: world.open_count() == 0, 60)
 
@@ -196,7 +196,7 @@ def test_a_worker_that_dies_leaves_a_gap_and_the_next_one_goes_on_in_the_trace(
     assert sorted(span.trace for span in committed) == sorted([TRACE, OTHER])
     (late,) = [span for span in in_worker if span.trace == TRACE and span.kind == CONSUMER]
     assert late.parent == calls[TRACE].id
-    assert late.began > killed_ns - 1_000_000_000 > calls[TRACE].began - 1_000_000_000
+    assert late.began >= woken_ns
     assert sent[OTHER].id in late.links, "another's hint woke the worker"
     assert sent[TRACE].id not in late.links, "its own was lost with the child"
 

@@ -91,11 +91,12 @@ def test_a_crowd_that_watches_is_one_reading() -> None:
     in_world(story)
 
 
-def test_nothing_is_asked_while_nobody_watches() -> None:
+def test_nothing_is_asked_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even once."""
+    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
 
     async def story(world: World) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
         assert (world.reads, world.asks) == (0, 0)
 
     in_world(story)

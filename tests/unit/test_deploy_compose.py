@@ -191,8 +191,10 @@ def test_what_monitoring_reads_is_there() -> None:
     assert grafana["./monitoring/grafana/provisioning"] == "/etc/grafana/provisioning"
     environ = SERVICES["grafana"]["environment"]
     assert grafana["./monitoring/dashboards"] == environ["DASHBOARDS"]
-    for path in (DEPLOY / "monitoring" / "grafana").rglob("*.yaml"):
-        assert set(re.findall(r"\$\{(\w+)\}", path.read_text())) <= set(environ)
+    files = (DEPLOY / "monitoring" / "grafana").rglob("*.yaml")
+    named = {name for file in files for name in re.findall(r"\$\{?([A-Z]\w*)", file.read_text())}
+    assert named == {"DASHBOARDS", "PROMETHEUS_URL"}
+    assert named <= set(environ)
 
 
 def test_an_alerts_link_leads_to_its_runbook_on_this_host() -> None:

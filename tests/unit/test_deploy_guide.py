@@ -41,7 +41,9 @@ def test_every_variable_it_names_is_a_setting() -> None:
 
 
 def test_every_value_of_the_chart_it_names_exists() -> None:
-    for path in re.findall(r"`((?:networkPolicy|podMonitor|keda|operator)\.[\w.]+)", GUIDE):
+    named = re.findall(r"`((?:networkPolicy|podMonitor|keda|operator)\.[\w.]+)", GUIDE)
+    assert named
+    for path in named:
         value = VALUES
         for part in path.split("."):
             value = value[part]
@@ -55,7 +57,9 @@ def test_every_service_it_speaks_to_exists() -> None:
 
 
 def test_every_unit_it_copies_or_starts_exists() -> None:
-    for name in re.findall(r"deploy/systemd/([\w.-]+)", SHELL):
+    named = re.findall(r"deploy/systemd/([\w.-]+)", SHELL)
+    assert named
+    for name in named:
         assert (SYSTEMD / name).exists()
     assert (SYSTEMD / "tidegate-migrate.service").exists()
 

@@ -355,7 +355,7 @@ def test_the_wait_for_a_lane_is_measured() -> None:
         await until(lambda: bool(work.batches))
         waiting = lane.submit(1)
         await asyncio.sleep(0.1)
-        assert 90 <= lane.wait_ms < 1_000
+        assert lane.wait_ms >= 90
         work.go.set()
         await asyncio.gather(taken, waiting)
         lane.close()

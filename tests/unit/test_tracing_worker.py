@@ -38,6 +38,7 @@ def test_a_child_is_told_of_the_hints_place_and_closes_when_it_ends(
     """Made by its first hint, after the fork; a header of the broker may be anything."""
     made = Child.made = []
     monkeypatch.setattr(worker, "_Child", Child)
+    monkeypatch.setattr(signals.worker_process_shutdown, "receivers", [])
     app = make_app(Settings())
     worker.register_process_batch(app, Settings())
     task = app.tasks[PROCESS_BATCH_TASK]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 from msgspec.structs import replace
@@ -33,7 +34,8 @@ from workers.store.pool import AUDITOR, Session, opener
 _log = structlog.get_logger()
 
 _TURN_S = 0.05
-HANGS_S = 2.0  # a reading takes milliseconds; who takes so long does not answer
+HANGS_S = 2.0  # a reading takes milliseconds; who takes so long does not answer,
+HANGS_SHARE = 3  # unless the last one took a third of it: then it is slow
 
 
 def run(settings: Settings) -> int:
@@ -66,7 +68,9 @@ class Exporter(Collector):
         self._broker = make_app(settings)
         self._valkey = open_client(settings.valkey.url, timeout_ms=settings.valkey.timeout_ms)
         self._reading = Reading()
-        self._asked_at: float | None = None  # monotonic; PostgreSQL, which has not answered yet
+        self._gone_at: float | None = (
+            None  # monotonic; of PostgreSQL, if it has not answered by then
+        )
 
     def schedule(self) -> Schedule:
         """Return the duties of reading, each at its interval."""
@@ -81,11 +85,10 @@ class Exporter(Collector):
     def read_tables(self) -> None:
         """Read what the tables say; raises psycopg.Error."""
         began, ours = time.perf_counter(), self._settings
-        self._asked_at = time.monotonic()
-        found = figures.read(
-            self._session.connection, ours.campaigns, ours.campaigns_max, ours.skus_max
-        )
-        self._asked_at = None
+        with self._asking(self._reading.took_s):
+            found = figures.read(
+                self._session.connection, ours.campaigns, ours.campaigns_max, ours.skus_max
+            )
         self._reading = replace(
             self._reading,
             figures=found,
@@ -96,11 +99,23 @@ class Exporter(Collector):
 
     def read_drift(self) -> None:
         """Audit balances and ledger; raises psycopg.Error."""
-        drift = figures.read_drift(self._session.connection)
+        began = time.perf_counter()
+        with self._asking(self._reading.drift_took_s):
+            drift = figures.read_drift(self._session.connection)
         for name, violations in drift.items():
             if violations:
                 _log.error("ledger drift", check=name, violations=violations)
-        self._reading = replace(self._reading, drift=drift)
+        took_s = time.perf_counter() - began
+        self._reading = replace(self._reading, drift=drift, drift_took_s=took_s)
+
+    @contextmanager
+    def _asking(self, took_s: float) -> Iterator[None]:
+        """Know when PostgreSQL is gone if it has not answered; `took_s` is what this took last."""
+        self._gone_at = time.monotonic() + max(HANGS_S, HANGS_SHARE * took_s)
+        try:
+            yield
+        finally:
+            self._gone_at = None
 
     def read_valkey(self) -> None:
         """Ask Valkey for a sign of life; raises redis.RedisError."""
@@ -116,8 +131,8 @@ class Exporter(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Yield the last reading; while PostgreSQL hangs there is no failure yet to be told."""
-        reading, asked_at = self._reading, self._asked_at
-        if asked_at is not None and time.monotonic() - asked_at > HANGS_S:
+        reading, gone_at = self._reading, self._gone_at
+        if gone_at is not None and time.monotonic() > gone_at:
             reading = replace(reading, postgres_up=False)
         yield from families(reading)
 

@@ -29,6 +29,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     valkey_up: bool = False
     queues: Mapping[str, int] = field(default_factory=dict)
     drift: Mapping[str, int] = field(default_factory=dict)
+    drift_took_s: float = 0.0
 
 
 def families(reading: Reading) -> Iterator[Family]:

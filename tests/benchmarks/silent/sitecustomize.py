@@ -10,6 +10,9 @@ import importlib.abc
 import importlib.machinery
 import logging
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -31,7 +34,15 @@ REPLACED = {
         ("Counter.inc", "Gauge.set", "Histogram.observe", "Histogram.observe_many"), _nothing
     ),
     "producer.metering": dict.fromkeys(
-        ("count_answers", "count_excuse", "count_verdicts", "count_windows", "Watch.lap"), _nothing
+        (
+            "count_answers",
+            "count_excuse",
+            "count_full",
+            "count_verdicts",
+            "count_windows",
+            "Watch.lap",
+        ),
+        _nothing,
     ),
     "producer.http.metering": dict.fromkeys(("count_call", "settle"), _nothing),
     "producer.http.access": {"AccessLog.note": _nothing},
@@ -47,13 +58,17 @@ REPLACED = {
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds the modules named above where they always are, and replaces once they are loaded."""
 
-    def find_spec(self, name, path, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name not in REPLACED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{name} is to be silenced, and not there")
         load = spec.loader.exec_module
 
-        def load_and_replace(module):
+        def load_and_replace(module: ModuleType) -> None:
             load(module)
             for place, function in REPLACED[name].items():
                 *owners, last = place.split(".")
@@ -62,7 +77,7 @@ class _Finder(importlib.abc.MetaPathFinder):
                     raise AttributeError(f"{name} has no {place} to be silenced")
                 setattr(owner, last, function)
 
-        spec.loader.exec_module = load_and_replace
+        spec.loader.exec_module = load_and_replace  # type: ignore[method-assign]
         return spec
 
 

@@ -169,14 +169,15 @@ SELECT endpoint_id, subject_id, event, occurred_at, data FROM taken ORDER BY ent
 
 -- figures_read --
 -- What waits, what was given up, and the age in seconds of what waits longest. What is noted for an
--- endpoint that is disabled waits for nobody. Counts only as far as `count_max` (of an endpoint's those
--- that are due first): whoever looks every few seconds must not read millions of rows each time.
-SELECT least(coalesce(sum(w.waiting), 0), %(count_max)s)::bigint,
+-- endpoint that is disabled waits for nobody. Counts only as far as `count_max`: whoever looks every few
+-- seconds must not read millions of rows each time. The oldest is no matter of when it is due: what is
+-- tried again and again is due late.
+SELECT (SELECT count(*) FROM (
+            SELECT FROM webhook_endpoints e JOIN outbox o USING (endpoint_id)
+            WHERE e.disabled_at IS NULL AND o.settled_at IS NULL
+            LIMIT %(count_max)s) AS few),
        (SELECT count(*) FROM (SELECT FROM outbox WHERE dead LIMIT %(count_max)s) AS few),
-       coalesce(extract(epoch FROM clock_timestamp() - min(w.oldest)), 0)::double precision
-FROM webhook_endpoints e CROSS JOIN LATERAL (
-    SELECT count(*) AS waiting, min(few.queued_at) AS oldest FROM (
-        SELECT o.queued_at FROM outbox o
-        WHERE o.endpoint_id = e.endpoint_id AND o.settled_at IS NULL
-        ORDER BY o.due_at, o.entry_id LIMIT %(count_max)s) AS few) AS w
-WHERE e.disabled_at IS NULL
+       coalesce(extract(epoch FROM clock_timestamp() - (
+            SELECT o.queued_at FROM webhook_endpoints e JOIN outbox o USING (endpoint_id)
+            WHERE e.disabled_at IS NULL AND o.settled_at IS NULL
+            ORDER BY o.entry_id LIMIT 1)), 0)::double precision
