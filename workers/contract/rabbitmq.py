@@ -4,10 +4,11 @@ Queues are quorum queues, declared by whoever looks at them or consumes, always 
 arguments: RabbitMQ refuses a queue that is there with others. Each publish is confirmed: RabbitMQ
 answers when the queue has written it down.
 
-py-amqp takes the next confirmation that comes for the one it waits for, and waits for any answer as
-long as it takes. So after a wait that failed (by time, or because the message had no queue to go to)
-the late answer would confirm a later hint that may be lost, and a broker that has stopped would hold
-its caller for ever. Here every wait has an end, and a connection on which one failed is given up.
+py-amqp waits for any answer as long as it takes, so a broker that has stopped would hold its caller
+for ever; and it takes the next confirmation that comes for the one it waits for, so after a wait that
+failed (by time, or because the message had no queue to go to) a late one could confirm another hint.
+Here every wait has an end, and a connection on which one failed is given up at once. Kombu's pool
+gives it up as well, but says goodbye first, which a stopped broker would not answer either.
 """
 
 from __future__ import annotations

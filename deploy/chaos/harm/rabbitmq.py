@@ -146,7 +146,8 @@ def _send(channel: Any, body: bytes, properties: dict[str, Any]) -> None:
 def _channel(world: World) -> Iterator[Any]:
     """Open a channel; what the node cannot be asked for just now is not done."""
     rabbitmq.use()
-    url, options = world.cluster.rabbitmq.url, rabbitmq.options(_TIMEOUT_S)
+    url = world.cluster.rabbitmq.url
+    options = rabbitmq.options(_TIMEOUT_S) | {"max_retries": 1}
     try:
         with Connection(url, connect_timeout=_TIMEOUT_S, transport_options=options) as connection:
             yield connection.default_channel
