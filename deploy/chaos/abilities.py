@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from deploy.chaos import apart, deadly
+
 _TIMEOUT_S: Final = 20
 _SHIM: Final = Path(__file__).with_name("skew.c")
 
@@ -22,6 +24,10 @@ def lack(need: str) -> str:
         return _no_shim()
     if need == "mount":
         return _no_mount()
+    if need == "cgroup":
+        return deadly.lack()
+    if need == "netns":
+        return apart.lack()
     raise AssertionError(f"nobody knows how to look for {need}")
 
 

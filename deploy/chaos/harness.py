@@ -22,12 +22,12 @@ from msgspec.structs import replace
 
 from deploy import campaigns
 from deploy.chaos import history, tables
-from deploy.chaos.checks import check
-from deploy.chaos.checks.finding import Gathered
+from deploy.chaos.checks import check, webhooks
+from deploy.chaos.checks.finding import Gathered, Storm
 from deploy.chaos.driver import Driver
 from deploy.chaos.history import History
 from deploy.chaos.listener import Listener
-from deploy.chaos.nemesis import Nemesis
+from deploy.chaos.nemesis import Done, Nemesis
 from deploy.chaos.plan import Fault
 from deploy.chaos.sampler import Sample, Sampler
 from deploy.chaos.scenario import Scenario
@@ -75,19 +75,20 @@ def perform(run: Run, world: World, screen: Screen) -> Verdict:
     run.folder.mkdir(parents=True, exist_ok=True)
     world.campaign_id = run.campaign_id
     file = _campaign(run.campaign_id)
-    campaigns.apply(world.cluster.dsn, file)
+    campaigns.apply(world.dsn, file)
     coupons = _coupons(world, run.campaign_id)
     log = History(run.folder / "history.jsonl")
     to = target(world.cluster.api_url, world.cluster.api_key)
     play = everyday if run.scenario.workload == "everyday" else sell_out
     wishes = play(run.campaign_id, coupons, run.seed)
-    driver = Driver(to, wishes, log, run.scenario.rate, run.seed)
+    hasty = run.scenario.hasty
+    driver = Driver(to, wishes, log, run.scenario.rate, run.seed, hasty=hasty)
     nemesis = Nemesis(world, run.plan, run.folder / "faults.jsonl", screen.event)
     prefix = world.cluster.settings.valkey.key_prefix
     with (
         contextlib.closing(log),
         contextlib.closing(driver),
-        Listener(world.cluster.valkey_url, prefix, log),
+        Listener(world.valkey_url, prefix, log),
         Sampler(world) as sampler,
     ):
         course = _Course(run, world, driver, nemesis, log, screen)
@@ -114,6 +115,7 @@ class _Course:
         self._run, self._world = run, world
         self._driver, self.nemesis, self._log, self._screen = driver, nemesis, log, screen
         self.answered_all = False
+        self.last_arrival_at = 0.0
         self.drained_s: float | None = None
         self.recovered_s: float | None = None
 
@@ -125,6 +127,7 @@ class _Course:
         self.nemesis.start()
         self._watch("faults", self._run.duration_s - LULL_S)
         self._driver.stop_arrivals()
+        self.last_arrival_at = history.now()
         self._watch("faults", LULL_S)
         self.nemesis.heal()
         self._world.disarm()
@@ -134,6 +137,8 @@ class _Course:
         self.drained_s = self._until(healed_at, self._is_drained)
         self.recovered_s = self._until(healed_at, lambda: self._driver.probe(next(new)))
         self._until(healed_at, self._is_drained)
+        if self._world.receivers is not None:
+            self._until(healed_at, self._is_heard)
         self._show("last questions", 1.0)
         self._driver.ask_for_all()
 
@@ -158,8 +163,18 @@ class _Course:
 
     def _is_drained(self) -> bool:
         with contextlib.suppress(psycopg.Error):
-            with contextlib.closing(tables.open_reader(self._world.cluster.dsn)) as connection:
+            with contextlib.closing(tables.open_reader(self._world.dsn)) as connection:
                 return tables.open_count(connection) == 0
+        return False
+
+    def _is_heard(self) -> bool:
+        """Whether the sound receiver of webhooks was told as much as there is to tell."""
+        assert self._world.receivers is not None
+        with contextlib.suppress(psycopg.Error):
+            final = tables.read(self._world.dsn, self._run.campaign_id)
+            return not webhooks.unheard(
+                final, self._world.receivers.heard_of(self._run.campaign_id)
+            )
         return False
 
     def _show(self, stage: str, share: float) -> None:
@@ -186,16 +201,20 @@ def _judge(
 ) -> Verdict:
     """Read everything back from where it was written, and check it."""
     entries = history.read(run.folder / "history.jsonl")
-    final = _patiently(lambda: tables.read(world.cluster.dsn, run.campaign_id))
-    audited = _patiently(lambda: audit.run(world.cluster.dsn, drained=True))
+    if world.receivers is not None:
+        world.receivers.write(run.folder / "webhooks.jsonl", run.campaign_id)
+    final = _patiently(lambda: tables.read(world.dsn, run.campaign_id))
+    audited = _patiently(lambda: audit.run(world.dsn, drained=True))
     done = [one for one in course.nemesis.done if one.done]
     gathered = Gathered(
         history=entries,
         tables=final,
         samples=samples,
+        heard=world.receivers.heard_of(run.campaign_id) if world.receivers is not None else None,
         campaign_id=run.campaign_id,
         initial_stock={item.sku: item.stock for item in file.items},
         sells_out=RARE if run.scenario.workload == "sell-out" else "",
+        storm=_storm(course, done) if run.scenario.hasty else None,
         faults_planned=len(run.plan),
         faults_done=len(done),
         receipts_min=round(run.scenario.rate * run.duration_s * _RECEIPTS_SHARE_MIN),
@@ -234,6 +253,14 @@ def _judge(
     return verdict
 
 
+def _storm(course: _Course, done: Sequence[Done]) -> Storm:
+    return Storm(
+        began=min((one.began for one in done), default=0.0),
+        ended=max((one.ended for one in done), default=0.0),
+        last_arrival_at=course.last_arrival_at,
+    )
+
+
 def _or_max(took_s: float | None, run: Run) -> float:
     return run.drain_s_max if took_s is None else took_s
 
@@ -257,9 +284,7 @@ def _campaign(campaign_id: str) -> CampaignFile:
 
 def _coupons(world: World, campaign_id: str) -> list[Coupon]:
     codes = CouponCodes(world.cluster.settings.secrets.master)
-    issued = campaigns.issue(
-        world.cluster.dsn, campaign_id, COUPONS, codes=codes, user_format="c-{n}"
-    )
+    issued = campaigns.issue(world.dsn, campaign_id, COUPONS, codes=codes, user_format="c-{n}")
     return list(issued)
 
 

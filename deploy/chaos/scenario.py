@@ -38,6 +38,7 @@ INVARIANTS: Final = {
 
 
 Action = Literal["kill", "raise", "sleep:300"]
+Disk = Literal["logs", "postgres", "valkey"]  # folders of the cluster's data
 
 
 class Variety(Struct, frozen=True):
@@ -47,7 +48,11 @@ class Variety(Struct, frozen=True):
     failpoints: Action = "kill"  # what an armed failpoint does
     redispatchers: int = 1
     skewed: bool = False  # each process's wall clock can be moved
-    log_disk: bool = False  # logs on a small disk of their own
+    disks: tuple[Disk, ...] = ()  # whose folders lie on small disks of their own
+    standby: Literal["", "postgres", "valkey"] = ""  # of which server there is a second one
+    apart: bool = False  # the last worker in a network namespace of its own
+    deadly: bool = False  # some intents kill the worker child that decides them
+    webhooks: bool = False  # the gateway has receivers: a sound one, and bad ones
     settings: tuple[tuple[str, str], ...] = ()  # TIDEGATE_… for the processes
 
 
@@ -63,6 +68,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()
     duration_s: float = 10.0
     rate: float = 120.0  # intents a second
+    hasty: bool = False  # everybody asks again at once, and the load must be served as before
     workload: Literal["everyday", "sell-out"] = "everyday"
     mixable: bool = False
     kind: Literal["cluster", "plain-kombu"] = "cluster"

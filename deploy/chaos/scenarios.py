@@ -1,8 +1,8 @@
 """The scenarios: what each attacks, with which faults, in which variety of cluster.
 
-`anchor` is the number of the failure mode in the list of 36 that the scenarios were drawn from. What
-needs a second PostgreSQL server or RabbitMQ (fail-over, quorum queues) is not among them: the embedded
-cluster has neither. Goodput under overload is measured by `make bench-overload`.
+`anchor` is the number of the failure mode in the list of 36 that the scenarios were drawn from. Those
+that need more than the usual cluster are in `disasters`. RabbitMQ's are not among them: the embedded
+cluster has none. Goodput under overload is measured by `make bench-overload`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from config.failpoints import NAMES
+from deploy.chaos.disasters import DISASTERS
 from deploy.chaos.plan import Fault, Recurring, mix, plan
 from deploy.chaos.scenario import INVARIANTS, OURS, Action, Scenario, Variety
 
@@ -361,10 +362,10 @@ _SCENARIOS: Final = (
         anchor="C24",
         attacks=("I1", "I10"),
         recurring=(
-            _recur("disk-full", every=(4, 5), for_s=(2, 3.5)),
+            _recur("disk-full", "logs", every=(4, 5), for_s=(2, 3.5)),
             _recur("kill", "worker", "worker-child", "api-child", every=(1.5, 2.5), first_s=1.5),
         ),
-        variety=Variety(log_disk=True),
+        variety=Variety(disks=("logs",)),
         needs=("mount",),
     ),
     Scenario(
@@ -388,6 +389,7 @@ _SCENARIOS: Final = (
         rate=350,
         duration_s=8,
     ),
+    *DISASTERS,
     Scenario(
         name="mix",
         line="three other scenarios at a time, overlapping; others every 15 s",

@@ -177,7 +177,9 @@ def judge(mutation: Mutation, verdict: Verdict) -> Noticed:
 
 
 def is_whole(world: World) -> bool:
-    """Tell whether every process that a cluster should have is there."""
+    """Tell whether every process that a cluster should have is there, and each what it was."""
+    if world.spent:
+        return False
     found = world.cluster.processes()
     return all(found.get(role) for role in _EVERY_ONE) and len(found.get("worker", [])) == WORKERS
 
