@@ -27,6 +27,7 @@ from workers.store.pool import Connection
 SOUND: Final = "sound"
 
 _SLOW_S: Final = 2.0
+_SILENT_S: Final = 3_600.0
 _ENDLESS_PAUSE_S: Final = 0.2
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
@@ -163,7 +164,7 @@ async def _slow(writer: asyncio.StreamWriter) -> bool:
 
 async def _silent(writer: asyncio.StreamWriter) -> bool:
     """Never answer."""
-    await asyncio.Event().wait()
+    await asyncio.sleep(_SILENT_S)
     return False
 
 

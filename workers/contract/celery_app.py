@@ -9,12 +9,18 @@ from __future__ import annotations
 import ssl
 from urllib.parse import urlsplit
 
-from celery import Celery
+from celery import Celery, Task
 from kombu import Exchange, Queue
 
 from config.settings import Settings
 from workers.contract import transport
 from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE
+
+
+class _Task(Task):  # type: ignore[misc]
+    """A task whose messages are taken at once. By name: only workers need what that takes."""
+
+    Request = "workers.contract.requests:AtOnce"
 
 
 def queue(name: str) -> Queue:
@@ -25,7 +31,7 @@ def queue(name: str) -> Queue:
 def make_app(settings: Settings) -> Celery:
     """Make an app that neither connects nor becomes anybody's current app."""
     transport.use()
-    app = Celery("tidegate", broker=settings.broker_url, set_as_current=False)
+    app = Celery("tidegate", broker=settings.broker_url, set_as_current=False, task_cls=_Task)
     publish_timeout_s = settings.broker.publish_timeout_ms / 1000
     app.conf.update(
         task_queues=[queue(ORDERS_QUEUE), queue(INTAKE_QUEUE)],

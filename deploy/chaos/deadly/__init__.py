@@ -19,7 +19,9 @@ from deploy.embedded.child import Child
 SEGFAULT: Final = "u-deadly-segfault"  # the users whose wishes are deadly
 HOG: Final = "u-deadly-hog"
 
-_MEMORY_MAX: Final = 400 * 1024 * 1024  # a worker and its child take about half of it
+# A worker and its child take about half of it; who is killed at it has not grown beyond the bound that
+# every process is held to.
+_MEMORY_MAX: Final = 224 * 1024 * 1024
 _GROUPS: Final = Path("/sys/fs/cgroup/memory")
 _GONE_S: Final = 5.0
 

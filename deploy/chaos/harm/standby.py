@@ -38,10 +38,12 @@ def behind(world: World, fault: Fault) -> Iterator[str]:
 
 @contextlib.contextmanager
 def cancel_waits(world: World, fault: Fault) -> Iterator[str]:
-    """Cancel every commit that waits for the standby."""
+    """Cancel every commit that waits for the standby, of connections with the target's name."""
     try:
         with contextlib.closing(world.postgres()) as connection:
-            row = connection.execute(_SQL.standby_waits_cancelled).fetchone()
+            row = connection.execute(
+                _SQL.standby_waits_cancelled, {"name": f"tidegate-{fault.target}"}
+            ).fetchone()
     except psycopg.Error as error:
         raise NotDoneError(f"PostgreSQL cannot be asked ({error})") from error
     if row is None or not row[0]:

@@ -94,4 +94,4 @@ SELECT pg_promote(wait_seconds => 20)
 -- standby_waits_cancelled --
 -- What an operator may do to a commit that waits for a standby: it is told that it was done.
 SELECT count(*) FILTER (WHERE pg_cancel_backend(pid))
-FROM pg_stat_activity WHERE wait_event = 'SyncRep'
+FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE %(name)s
