@@ -107,7 +107,7 @@ DISASTERS: Final = (
     ),
     Scenario(
         name="standby-waits-cancelled",
-        line="the intake's commits that wait for a standby are cancelled; then the server dies for good",
+        line="commits of the intake that wait for a standby are cancelled; then the server dies",
         anchor="C18",
         attacks=("I1", "I8"),
         recurring=(
