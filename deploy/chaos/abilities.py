@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from deploy.chaos import apart, deadly
 from deploy.embedded import rabbitmq
 
 _TIMEOUT_S: Final = 20
@@ -26,6 +27,10 @@ def lack(need: str) -> str:
         return _no_mount()
     if need == "rabbitmq-server":
         return rabbitmq.lack()
+    if need == "cgroup":
+        return deadly.lack()
+    if need == "netns":
+        return apart.lack()
     raise AssertionError(f"nobody knows how to look for {need}")
 
 

@@ -41,11 +41,22 @@ class Driver:
     """One run of the load. `start`, then `stop_arrivals`, `finish`, `ask_for_all`, `close`."""
 
     def __init__(
-        self, to: Target, workload: Iterator[Wish], history: History, rate: float, seed: int
+        self,
+        to: Target,
+        workload: Iterator[Wish],
+        history: History,
+        rate: float,
+        seed: int,
+        *,
+        hasty: bool = False,
     ) -> None:
-        """Keep what is needed; nothing is sent yet. `rate` is in intents a second."""
+        """Keep what is needed; nothing is sent yet.
+
+        `rate` is in intents a second. Who is `hasty` asks again at once.
+        """
         self._to, self._workload, self._history = to, workload, history
         self._rate = rate
+        self._again_s = (_TICK_S, _TICK_S) if hasty else _AGAIN_S
         self._random = Random(f"driver/{seed}")
         self._wire = Wire(to)
         self._loop = asyncio.new_event_loop()
@@ -139,7 +150,7 @@ class Driver:
 
     async def _place(self, wish: Wish) -> None:
         """Post until the answer is definite: a receipt, or a no that will not change."""
-        pause_s = _AGAIN_S[0]
+        pause_s = self._again_s[0]
         while self._patient:
             entry = await self._post(wish)
             if entry.phase == "ok":
@@ -148,7 +159,7 @@ class Driver:
             if entry.phase == "no" and not likely and (is_definite(entry) or not self._arriving):
                 return
             await asyncio.sleep(pause_s * (0.5 + self._random.random()))
-            pause_s = min(pause_s * 2, _AGAIN_S[1])
+            pause_s = min(pause_s * 2, self._again_s[1])
 
     async def _post(self, wish: Wish) -> Entry:
         call = self._history.begin(

@@ -24,12 +24,12 @@ from msgspec.structs import replace
 
 from deploy import campaigns
 from deploy.chaos import history, tables
-from deploy.chaos.checks import check
-from deploy.chaos.checks.finding import Gathered
+from deploy.chaos.checks import check, webhooks
+from deploy.chaos.checks.finding import Gathered, Storm
 from deploy.chaos.driver import Driver
 from deploy.chaos.history import History
 from deploy.chaos.listener import Listener
-from deploy.chaos.nemesis import Nemesis
+from deploy.chaos.nemesis import Done, Nemesis
 from deploy.chaos.plan import Fault
 from deploy.chaos.sampler import Sample, Sampler
 from deploy.chaos.scenario import Scenario
@@ -77,18 +77,19 @@ def perform(run: Run, world: World, screen: Screen) -> Verdict:
     world.campaign_id = run.campaign_id
     size = max(1.0, run.duration_s / SIZE_S)
     file = campaign_of(run.campaign_id, size)
-    campaigns.apply(world.cluster.dsn, file)
+    campaigns.apply(world.dsn, file)
     coupons = _coupons(world, run.campaign_id, round(COUPONS * size))
     log = History(run.folder / "history.jsonl")
     to = target(world.cluster.api_url, world.cluster.api_key)
     wishes = PLAYS[run.scenario.workload](run.campaign_id, coupons, run.seed)
-    driver = Driver(to, wishes, log, run.scenario.rate, run.seed)
+    hasty = run.scenario.hasty
+    driver = Driver(to, wishes, log, run.scenario.rate, run.seed, hasty=hasty)
     nemesis = Nemesis(world, run.plan, run.folder / "faults.jsonl", screen.event)
     prefix = world.cluster.settings.valkey.key_prefix
     with (
         contextlib.closing(log),
         contextlib.closing(driver),
-        Listener(world.cluster.valkey_url, prefix, log),
+        Listener(world.valkey_url, prefix, log),
         Sampler(world) as sampler,
     ):
         course = _Course(run, world, driver, nemesis, log, screen)
@@ -116,6 +117,7 @@ class _Course:
         self._driver, self.nemesis, self._log, self._screen = driver, nemesis, log, screen
         self._in_flight_key = gate_names(world.cluster.settings.valkey.key_prefix).in_flight
         self.answered_all = False
+        self.last_arrival_at = 0.0
         self.drained_s: float | None = None
         self.recovered_s: float | None = None
         self.in_flight_left: int | None = None
@@ -129,6 +131,7 @@ class _Course:
         lull_s = min(self._run.scenario.lull_s, self._run.duration_s / 2)
         self._watch("faults", self._run.duration_s - lull_s)
         self._driver.stop_arrivals()
+        self.last_arrival_at = history.now()
         self._watch("faults", lull_s)
         self.nemesis.heal()
         self._world.disarm()
@@ -138,6 +141,8 @@ class _Course:
         self.drained_s = self._until(healed_at, self._is_drained)
         self.recovered_s = self._until(healed_at, lambda: self._driver.probe(next(new)))
         self._until(healed_at, self._is_drained)
+        if self._world.receivers is not None:
+            self._until(healed_at, self._is_heard)
         self._show("last questions", 1.0)
         self._driver.ask_for_all()
         self._until(history.now(), self._is_settled)
@@ -163,7 +168,7 @@ class _Course:
 
     def _is_drained(self) -> bool:
         with contextlib.suppress(psycopg.Error):
-            with contextlib.closing(tables.open_reader(self._world.cluster.dsn)) as connection:
+            with contextlib.closing(tables.open_reader(self._world.dsn)) as connection:
                 return tables.open_count(connection) == 0
         return False
 
@@ -171,6 +176,16 @@ class _Course:
         with contextlib.suppress(redis.RedisError), self._world.valkey() as client:
             self.in_flight_left = int(client.scard(self._in_flight_key))
         return self.in_flight_left == 0
+
+    def _is_heard(self) -> bool:
+        """Whether the sound receiver of webhooks was told as much as there is to tell."""
+        assert self._world.receivers is not None
+        with contextlib.suppress(psycopg.Error):
+            final = tables.read(self._world.dsn, self._run.campaign_id)
+            return not webhooks.unheard(
+                final, self._world.receivers.heard_of(self._run.campaign_id)
+            )
+        return False
 
     def _show(self, stage: str, share: float) -> None:
         counts = self._log.counts
@@ -196,18 +211,22 @@ def _judge(
 ) -> Verdict:
     """Read everything back from where it was written, and check it."""
     entries = history.read(run.folder / "history.jsonl")
-    final = _patiently(lambda: tables.read(world.cluster.dsn, run.campaign_id))
-    audited = _patiently(lambda: audit.run(world.cluster.dsn, drained=True))
+    if world.receivers is not None:
+        world.receivers.write(run.folder / "webhooks.jsonl", run.campaign_id)
+    final = _patiently(lambda: tables.read(world.dsn, run.campaign_id))
+    audited = _patiently(lambda: audit.run(world.dsn, drained=True))
     done = [one for one in course.nemesis.done if one.done]
     gathered = Gathered(
         history=entries,
         tables=final,
         samples=samples,
+        heard=world.receivers.heard_of(run.campaign_id) if world.receivers is not None else None,
         campaign_id=run.campaign_id,
         initial_stock={item.sku: item.stock for item in file.items},
         budget=file.budget,
         orders_per_user_max=file.campaign.orders_per_user_max,
         sells_out=RARE if run.scenario.workload == "sell-out" else "",
+        storm=_storm(course, done) if run.scenario.hasty else None,
         faults_planned=len(run.plan),
         faults_done=len(done),
         receipts_min=round(run.scenario.rate * run.duration_s * _RECEIPTS_SHARE_MIN),
@@ -248,6 +267,14 @@ def _judge(
     return verdict
 
 
+def _storm(course: _Course, done: Sequence[Done]) -> Storm:
+    return Storm(
+        began=min((one.began for one in done), default=0.0),
+        ended=max((one.ended for one in done), default=0.0),
+        last_arrival_at=course.last_arrival_at,
+    )
+
+
 def _or_max(took_s: float | None, run: Run) -> float:
     return run.drain_s_max if took_s is None else took_s
 
@@ -272,9 +299,7 @@ def campaign_of(campaign_id: str, size: float) -> CampaignFile:
 
 def _coupons(world: World, campaign_id: str, count: int) -> list[Coupon]:
     codes = CouponCodes(world.cluster.settings.secrets.master)
-    issued = campaigns.issue(
-        world.cluster.dsn, campaign_id, count, codes=codes, user_format="c-{n}"
-    )
+    issued = campaigns.issue(world.dsn, campaign_id, count, codes=codes, user_format="c-{n}")
     return list(issued)
 
 

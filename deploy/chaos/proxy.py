@@ -38,18 +38,18 @@ class Weather:
 
 
 class Proxy:
-    """Listens on a free port of the loopback interface until it is closed; a context manager.
+    """Listens on a free port of `host` until it is closed; a context manager.
 
     `upstream` says where the server is; it is asked for each connection.
     """
 
-    def __init__(self, upstream: Callable[[], tuple[str, int]]) -> None:
+    def __init__(self, upstream: Callable[[], tuple[str, int]], host: str = "127.0.0.1") -> None:
         self.weather = Weather()
         self.lost_replies = 0
         self._upstream = upstream
         self.random = Random(0)
         self._links: set[_Link] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self.port = int(self._listener.getsockname()[1])
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)

@@ -103,7 +103,7 @@ class Sampler:
     def _postgres(self) -> tuple[list[AccountRow] | None, int | None]:
         with (
             contextlib.suppress(psycopg.Error),
-            contextlib.closing(tables.open_reader(self._world.cluster.dsn)) as connection,
+            contextlib.closing(tables.open_reader(self._world.dsn)) as connection,
         ):
             accounts = tables.read_accounts(connection, self._campaign_id)
             return accounts, tables.count_connections(connection)

@@ -38,6 +38,7 @@ INVARIANTS: Final = {
 
 
 Action = Literal["kill", "raise", "sleep:300", "sleep:6000"]
+Disk = Literal["logs", "postgres", "valkey"]  # folders of the cluster's data
 
 
 class Variety(Struct, frozen=True):
@@ -48,7 +49,11 @@ class Variety(Struct, frozen=True):
     redispatchers: int = 1
     skewed: bool = False  # each process's wall clock can be moved
     rabbitmq: bool = False  # as the broker, in Valkey's place
-    log_disk: bool = False  # logs on a small disk of their own
+    disks: tuple[Disk, ...] = ()  # whose folders lie on small disks of their own
+    standby: Literal["", "postgres", "valkey"] = ""  # of which server there is a second one
+    apart: bool = False  # the last worker in a network namespace of its own
+    deadly: bool = False  # some intents kill the worker child that decides them
+    webhooks: bool = False  # the gateway has receivers: a sound one, and bad ones
     settings: tuple[tuple[str, str], ...] = ()  # TIDEGATE_… for the processes
 
 
@@ -64,6 +69,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()
     duration_s: float = 10.0
     rate: float = 120.0  # intents a second
+    hasty: bool = False  # everybody asks again at once, and the load must be served as before
     workload: Literal["everyday", "sell-out", "plentiful"] = "everyday"
     lull_s: float = (
         0.5  # nobody new comes in the last of the faults: what they leave heals by itself

@@ -186,7 +186,9 @@ def judge(mutation: Mutation, verdict: Verdict, took_s: float = 0.0) -> Noticed:
 
 
 def is_whole(world: World) -> bool:
-    """Tell whether every process that a cluster should have is there."""
+    """Tell whether every process that a cluster should have is there, and each what it was."""
+    if world.spent:
+        return False
     found = world.cluster.processes()
     every = (*_EVERY_ONE, "rabbitmq") if world.variety.rabbitmq else _EVERY_ONE
     return all(found.get(role) for role in every) and len(found.get("worker", [])) == WORKERS

@@ -19,10 +19,13 @@ import redis
 
 from config.failpoints import NAMES
 from config.settings import Settings
-from deploy.chaos import abilities
+from deploy.chaos import abilities, deadly
+from deploy.chaos.apart import Apart
 from deploy.chaos.mutations import Mutation
 from deploy.chaos.proxy import Proxy
-from deploy.chaos.scenario import Variety
+from deploy.chaos.receivers import Receivers
+from deploy.chaos.scenario import Disk, Variety
+from deploy.chaos.standby import PostgresStandby, Standby, ValkeyStandby, address
 from deploy.embedded import process
 from deploy.embedded.child import Child
 from deploy.embedded.cluster import Cluster
@@ -32,7 +35,7 @@ from workers.store.pool import OWNER, Bounds, Connection, connect
 
 WORKERS: Final = 2
 _API_PROCESSES: Final = 2
-_LOG_DISK_MB: Final = 8
+_DISK_MB: Final[dict[Disk, int]] = {"logs": 8, "postgres": 320, "valkey": 48}
 _VALKEY_TIMEOUT_S: Final = 3.0
 # A fault may have to wait for what an earlier one still holds, and then gives up.
 _BOUNDS: Final = Bounds(
@@ -57,6 +60,11 @@ class World:
         self.folder = folder
         self.campaign_id = ""  # of the scenario that runs
         self.proxies: dict[str, Proxy] = {}
+        self.leaders: dict[str, str] = {}  # by server: who took over from the cluster's own
+        self.standby: Standby | None = None
+        self.apart: Apart | None = None
+        self.receivers: Receivers | None = None
+        self.spent = False  # what was done to it serves no other scenario
         self.cluster: Cluster
         self._tell = tell
         self._mutation = mutation
@@ -68,8 +76,7 @@ class World:
         try:
             self.disarm()
             environ = self._environ()
-            if self.variety.log_disk:
-                self._mount_logs()
+            self._mount_disks()
             self.cluster = Cluster(
                 self.data,
                 api_processes=_API_PROCESSES,
@@ -83,6 +90,10 @@ class World:
             )
             self._stack.callback(self.cluster.stop)
             self.cluster.start()
+            if self.standby is not None:
+                self.standby.follow()
+            if self.variety.webhooks:
+                self._listen()
             self._mutate()
         except BaseException:
             self.close()
@@ -94,11 +105,11 @@ class World:
             self.cluster.hasten()
         logs = self.data / "logs"
         with contextlib.suppress(OSError):
-            if logs.is_dir() and self.variety.log_disk:
+            if logs.is_dir() and "logs" in self.variety.disks:
                 shutil.copytree(logs, self.folder / "logs", dirs_exist_ok=True)
         self._stack.close()
         with contextlib.suppress(OSError):
-            if logs.is_dir() and not self.variety.log_disk:
+            if logs.is_dir() and "logs" not in self.variety.disks:
                 shutil.copytree(logs, self.folder / "logs", dirs_exist_ok=True)
         shutil.rmtree(self.data, ignore_errors=True)
 
@@ -106,6 +117,16 @@ class World:
     def data(self) -> Path:
         """The cluster's data folder."""
         return self.folder / "data"
+
+    @property
+    def dsn(self) -> str:
+        """The database that is the true one now, past any proxy."""
+        return self.leaders.get("postgres") or self.cluster.dsn
+
+    @property
+    def valkey_url(self) -> str:
+        """The Valkey that leads now, past any proxy."""
+        return self.leaders.get("valkey") or self.cluster.valkey_url
 
     # ---- what faults reach for
 
@@ -118,12 +139,12 @@ class World:
 
     def postgres(self, *, autocommit: bool = True) -> Connection:
         """Open a connection as the owner, past any proxy. Raises psycopg.OperationalError."""
-        return connect(self.cluster.dsn, OWNER, _BOUNDS, name="chaos", autocommit=autocommit)
+        return connect(self.dsn, OWNER, _BOUNDS, name="chaos", autocommit=autocommit)
 
     def valkey(self) -> redis.Redis:
         """Open a client, past any proxy."""
         return redis.Redis.from_url(
-            self.cluster.valkey_url, socket_timeout=_VALKEY_TIMEOUT_S, socket_connect_timeout=1
+            self.valkey_url, socket_timeout=_VALKEY_TIMEOUT_S, socket_connect_timeout=1
         )
 
     def marker(self, failpoint: str) -> Path:
@@ -175,16 +196,23 @@ class World:
         }
 
     def _postgres_at(self) -> tuple[str, int]:
-        return _address(self.cluster.dsn)
+        return address(self.dsn)
 
     def _valkey_at(self) -> tuple[str, int]:
-        return _address(self.cluster.valkey_url)
+        return address(self.valkey_url)
 
-    def _mount_logs(self) -> None:
+    def _mount_disks(self) -> None:
         DataFolder(self.data).close()
-        logs = self.data / "logs"
-        abilities.mount_small(logs, _LOG_DISK_MB)
-        self._stack.callback(abilities.unmount, logs)
+        for disk in self.variety.disks:
+            folder = self.data / disk
+            folder.mkdir(mode=0o700, exist_ok=True)
+            abilities.mount_small(folder, _DISK_MB[disk])
+            self._stack.callback(abilities.unmount, folder)
+
+    def _listen(self) -> None:
+        self.receivers = self._stack.enter_context(Receivers())
+        with contextlib.closing(self.postgres()) as connection:
+            self.receivers.register(connection, self.cluster.settings.secrets.master)
 
     def _mutate(self) -> None:
         if self._mutation is not None and self._mutation.statements:
@@ -199,7 +227,34 @@ class World:
             if child.role == "redispatcher":
                 arranged += list(_twins(child, self.variety.redispatchers))
         shim = {"LD_PRELOAD": str(abilities.build_shim(self.folder))} if self.variety.skewed else {}
-        return [self._prepared(child, shim) for child in arranged]
+        arranged = [self._prepared(child, shim) for child in arranged]
+        if self.variety.deadly:
+            arranged = [self._stack.enter_context(deadly.exposed(child)) for child in arranged]
+        if self.variety.apart:
+            arranged[-1] = self._set_apart(arranged[-1])
+        if self.variety.standby:
+            self.standby = self._second(self.variety.standby)
+            self._stack.callback(self.standby.link.close)
+            arranged.append(self.standby.child(children[0].environ))
+        return arranged
+
+    def _second(self, server: str) -> Standby:
+        folder = self.data / f"{server}-standby"
+        if server == "postgres":
+            return PostgresStandby(self.cluster.dsn, folder)
+        return ValkeyStandby(self.cluster.valkey_url, folder)
+
+    def _set_apart(self, child: Child) -> Child:
+        servers = {"postgres": self._postgres_at, "valkey": self._valkey_at}
+        self.apart = self._stack.enter_context(Apart(servers))
+        environ = dict(child.environ)
+        for name, here in (("POSTGRES__DSN", "postgres"), ("VALKEY__URL", "valkey")):
+            url = urlsplit(environ[f"TIDEGATE_{name}"])
+            login = url.netloc.rpartition("@")[0]
+            there = f"{login}@{self.apart.host}:{self.apart.ports[here]}"
+            environ[f"TIDEGATE_{name}"] = url._replace(netloc=there).geturl()
+        program = self.apart.wrapped(child.program)
+        return dataclasses.replace(child, program=program, environ=environ)
 
     def _prepared(self, child: Child, shim: dict[str, str]) -> Child:
         environ = dict(child.environ)
@@ -224,8 +279,3 @@ def _twins(child: Child, count: int) -> Iterator[Child]:
     for number in range(2, count + 1):
         environ = {**child.environ, "TIDEGATE_REDISPATCHER__METRICS_PORT": "0"}
         yield dataclasses.replace(child, name=f"{child.name}-{number}", environ=environ)
-
-
-def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    return parts.hostname or "127.0.0.1", parts.port or 0

@@ -131,6 +131,23 @@ def test_an_orders_life_is_told_in_its_order(world: World) -> None:
             Webhook(spell(made.secret)).verify(hit.body, hit.headers)
 
 
+def test_an_event_reads_the_same_at_every_endpoint(world: World) -> None:
+    """Its id says that it is one event; who keeps it by its id must not care which copy it has."""
+    with receiving() as one, receiving() as other:
+        register(world.dsn, one.url)
+        register(world.dsn, other.url)
+        (order_id,) = decide(world)
+        lifecycle.pay(world.connection(WORKER), order_id, "chat", "pay-1", 1_800)
+        with relaying(world.dsn):
+            assert comes_true(all_settled(world))
+        assert (
+            one.ids()
+            == other.ids()
+            == [event_id(order_id, "committed"), event_id(order_id, "confirmed")]
+        )
+        assert [hit.body for hit in one.hits] == [hit.body for hit in other.hits]
+
+
 def test_an_order_that_expires_is_told_and_a_late_payment_is_not(world: World) -> None:
     """The payment is recorded for a refund; the order's status stays."""
     register(world.dsn, "https://hooks.example/")

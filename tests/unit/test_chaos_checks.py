@@ -11,8 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.chaos import checks
-from deploy.chaos.checks.finding import Finding, Gathered
+from deploy.chaos.checks import storms
+from deploy.chaos.checks.finding import Finding, Gathered, Storm
 from deploy.chaos.history import Entry
+from deploy.chaos.receivers import SOUND, Heard
 from deploy.chaos.sampler import ProcessUse, Sample
 from deploy.chaos.tables import (
     AccountRow,
@@ -87,6 +89,24 @@ SAMPLES = [
     ),
     Sample(began=3.0, ended=3.1, accounts=accounts(), connections=20, hints=0, processes=[USE]),
 ]
+HEARD = [
+    Heard(
+        at=at,
+        receiver=receiver,
+        event_id=f"evt_{intent_id}_{event}",
+        event=event,
+        intent_id=intent_id,
+        key=key,
+        body=f"{intent_id} {event}",
+    )
+    for at, receiver, event, intent_id, key in (
+        (1.9, "dying", "committed", ID, "k-1"),
+        (1.9, SOUND, "committed", ID, "k-1"),
+        (2.0, "dying", "committed", ID, "k-1"),
+        (2.3, SOUND, "committed", PAID, "k-2"),
+        (2.6, SOUND, "confirmed", PAID, "k-2"),
+    )
+]
 RUN = Gathered(
     history=HISTORY,
     tables=TABLES,
@@ -112,6 +132,22 @@ def with_entries(*more: Entry) -> Gathered:
 
 def without(wrong: Callable[[Entry], bool]) -> Gathered:
     return replace(RUN, history=[one for one in HISTORY if not wrong(one)])
+
+
+def with_heard(at: int, **fields: object) -> Gathered:
+    return replace(RUN, heard=changed(HEARD, at, **fields))
+
+
+def with_storm(receipts_after: int, last_arrival_at: float = 30.0) -> Gathered:
+    """A receipt every 100 ms before the storm; then so many in all, evenly."""
+    before = [(10 + n / 10, f"b-{n}") for n in range(40)]
+    after = [(20 + 10 * n / receipts_after, f"a-{n}") for n in range(receipts_after)]
+    told = [
+        entry(at, 100 + n, "post", "ok", key=key, intent_id=f"i-{key}", http=202)
+        for n, (at, key) in enumerate([*before, *after])
+    ]
+    storm = Storm(began=14.0, ended=16.0, last_arrival_at=last_arrival_at)
+    return Gathered(history=told, storm=storm)
 
 
 def with_tables(**rows: object) -> Gathered:
@@ -294,6 +330,16 @@ VIOLATIONS: dict[str, tuple[str, Gathered]] = {
         ),
     ),
     "too few buyers came to sell out": ("I4", replace(RUN, sells_out="hot")),
+    "an outcome is not told to the sound receiver": ("I1", replace(RUN, heard=HEARD[3:])),
+    "an outcome is told by webhook, and is another": ("I8", with_heard(0, event="refused")),
+    "an event comes with other words": ("I8", with_heard(2, body="other")),
+    "an event comes under another id": ("I2", with_heard(2, event_id="evt_2")),
+    "an order's payment is told before the order": (
+        "I8",
+        replace(RUN, heard=[*HEARD[:3], *HEARD[:2:-1]]),
+    ),
+    "a storm feeds itself": ("I10", with_storm(50)),
+    "a storm was looked at too shortly": ("I10", with_storm(100, last_arrival_at=21.0)),
     "intents stay open": ("I10", replace(RUN, drained_s=None)),
     "a buyer stays without an answer": ("I10", replace(RUN, answered_all=False)),
     "nobody is served any more": ("I10", replace(RUN, recovered_s=None)),
@@ -371,6 +417,14 @@ def test_every_kind_of_finding_is_provoked_by_some_violation() -> None:
 
 def _speaks(check: Callable[[Gathered], list[Finding]]) -> bool:
     return any(check(run) for _, run in VIOLATIONS.values())
+
+
+def test_a_storm_that_leaves_the_load_served_as_before_is_none() -> None:
+    assert storms.served_as_before(with_storm(100)) == []
+
+
+def test_a_receiver_that_heard_everything_in_order_has_no_findings() -> None:
+    assert checks.check(replace(RUN, heard=HEARD)) == []
 
 
 def test_a_process_that_was_started_again_has_not_grown() -> None:

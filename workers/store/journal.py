@@ -88,4 +88,4 @@ def append_many(
 def find_keys(connection: Connection, digests: Sequence[UUID]) -> dict[UUID, BoundKey]:
     """Return what these keys are bound to; unknown ones are left out."""
     rows = connection.execute(_SQL.keys_find_many, {"digests": list(digests)}, binary=True)
-    return {digest: BoundKey(intent_id, mark) for digest, intent_id, mark in rows}
+    return {digest: BoundKey(intent_id, mark) for digest, intent_id, mark, _ in rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
@@ -13,6 +13,7 @@ from psycopg.adapt import Buffer, Loader
 from config.settings import Postgres
 from workers.contract.ids import uuid_of
 from workers.store import arrays
+from workers.store.sql import queries
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -20,7 +21,34 @@ PRODUCER = "tidegate_producer"
 WORKER = "tidegate_worker"
 AUDITOR = "tidegate_auditor"
 OPERATOR = "tidegate_operator"  # the console: watches, and pulls levers
+# Whose remark it is that a commit does not wait any longer.
+_WAITS_FOR_STANDBY: Final = "SyncRepWaitForLSN"
+_SQL: Final = queries("pool")
+
 OWNER: str | None = None  # the login itself: migrations and operator commands
+
+
+class _Faithful(Connection):
+    """Takes no commit for done that was to wait for a standby, and was kept from waiting.
+
+    The server commits on its own then, answers as ever, and only warns: should it die now, the standby
+    knows nothing of it. Raised instead is what a lost reply raises, and the connection is closed: who
+    asks again, on another one, waits for the standby (see `opener`).
+    """
+
+    _warned = False
+
+    def wait(self, *given: Any, **named: Any) -> Any:
+        """See psycopg. Raises psycopg.OperationalError as well."""
+        said = super().wait(*given, **named)
+        if self._warned:
+            self.close()
+            raise psycopg.OperationalError("a commit was kept from waiting for its standby")
+        return said
+
+    def heed(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Hear what the server remarks. What it is about is told by where it comes from."""
+        self._warned |= notice.source_function == _WAITS_FOR_STANDBY
 
 
 class _JsonBytes(Loader):
@@ -76,7 +104,7 @@ def connect(
     ]
     if role:
         options.append(f"role={role}")
-    connection = psycopg.connect(
+    connection = _Faithful.connect(
         dsn,
         autocommit=autocommit,
         connect_timeout=bounds.connect_timeout_s,
@@ -87,6 +115,7 @@ def connect(
         keepalives_count=3,
         tcp_user_timeout=max(bounds.statement_timeout_ms * 2, 10_000),
     )
+    connection.add_notice_handler(connection.heed)
     connection.adapters.register_loader("json", _JsonBytes)
     connection.adapters.register_loader("json", _JsonBytesBinary)
     connection.adapters.register_loader("uuid", _UuidBinary)
@@ -96,14 +125,29 @@ def connect(
 
 
 def opener(postgres: Postgres, role: str | None, name: str) -> Callable[[], Connection]:
-    """Return a function that opens a connection of this role, within the settings' bounds."""
+    """Return a function that opens a connection of this role, within the settings' bounds.
+
+    Where commits wait for a standby, so does the opening, for those who tell others what they read:
+    a server that restarted shows what it had committed, whether or not the standby has it.
+    """
     bounds = Bounds(
         connect_timeout_s=postgres.connect_timeout_s,
         statement_timeout_ms=postgres.statement_timeout_ms,
         lock_timeout_ms=postgres.lock_timeout_ms,
         idle_in_transaction_ms=postgres.idle_in_transaction_timeout_ms,
     )
-    return lambda: connect(postgres.dsn, role, bounds, name=name)
+
+    def open_connection() -> Connection:
+        connection = connect(postgres.dsn, role, bounds, name=name)
+        if role in (PRODUCER, WORKER):
+            try:
+                connection.execute(_SQL.standby_awaited)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    return open_connection
 
 
 class Session:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from deploy.chaos.checks import bank, bounds, limits, promises, reads, recovery, told, uniqueness
+from deploy.chaos.checks import (
+    bank,
+    bounds,
+    limits,
+    promises,
+    reads,
+    recovery,
+    storms,
+    told,
+    uniqueness,
+    webhooks,
+)
 from deploy.chaos.checks.finding import Finding, Gathered
 
 Check = Callable[[Gathered], list[Finding]]
@@ -29,6 +40,10 @@ CHECKS: Final[Sequence[Check]] = (
     limits.limits_hold,
     bounds.samples_within_bounds,
     bounds.sold_out_exactly,
+    webhooks.outcomes_are_heard,
+    webhooks.events_read_the_same,
+    webhooks.events_come_in_order,
+    storms.served_as_before,
     recovery.drained_and_serving,
     recovery.nothing_grows,
     recovery.nothing_stays_in_flight,

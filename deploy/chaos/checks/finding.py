@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct, field
 
 from deploy.chaos.history import Entry
+from deploy.chaos.receivers import Heard
 from deploy.chaos.sampler import Sample
 from deploy.chaos.tables import Tables
 
@@ -23,17 +24,27 @@ class Finding(Struct, frozen=True, kw_only=True):
     examples: list[str]
 
 
+class Storm(Struct, frozen=True, kw_only=True):
+    """What set off a storm of repetitions, and until when new buyers came. Times of the history."""
+
+    began: float
+    ended: float
+    last_arrival_at: float
+
+
 class Gathered(Struct, frozen=True, kw_only=True):
     """Everything about one run. Seconds; `recovered_s` is None where it never served again."""
 
     history: Sequence[Entry] = ()
     tables: Tables = field(default_factory=Tables)
     samples: Sequence[Sample] = ()
+    heard: Sequence[Heard] | None = None  # by webhook; None where nobody listens
     campaign_id: str = ""
     initial_stock: dict[str, int] = {}
     budget: int = 0
     orders_per_user_max: int = 0
     sells_out: str = ""  # the SKU that more want than there is
+    storm: Storm | None = None
     faults_planned: int = 0
     faults_done: int = 0
     receipts_min: int = 0

@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
-from deploy.chaos.harm import broker, disk, network, postgres, processes, rabbitmq, valkey
+from deploy.chaos.harm import (
+    broker,
+    disk,
+    namespace,
+    network,
+    postgres,
+    processes,
+    rabbitmq,
+    receivers,
+    standby,
+    valkey,
+)
 from deploy.chaos.plan import Fault
 from deploy.chaos.world import World
 
@@ -48,6 +59,14 @@ KINDS: Final[Mapping[str, Harm]] = {
     "net-hole": network.hole,
     "hints": broker.hints,
     "rubbish": broker.rubbish,
+    "postponed": broker.postponed,
     "poison": broker.poison,
+    "deadly": broker.deadly,
     "disk-full": disk.full,
+    "cable": namespace.cable,
+    "receivers-away": receivers.away,
+    "standby-behind": standby.behind,
+    "standby-waits-cancelled": standby.cancel_waits,
+    "valkey-failover": standby.valkey_failover,
+    "postgres-failover": standby.postgres_failover,
 }

@@ -17,16 +17,20 @@ from deploy.chaos.harm.victims import NotDoneError
 from deploy.chaos.plan import Fault
 from deploy.chaos.world import World
 from deploy.embedded.seeding import GATEWAY
+from workers.contract.celery_app import make_app
 from workers.contract.ids import uuid7
-from workers.contract.names import ORDERS_QUEUE
+from workers.contract.names import ORDERS_QUEUE, PROCESS_BATCH_TASK
 from workers.domain.intent import Kind
 from workers.store.journal import key_digest
 from workers.store.sql import queries
 
 _SQL: Final = queries("chaos")
 _STEAL_TIMEOUT_S: Final = 0.2
+_POSTPONED_S: Final = 3_600
 _KEPT_S: Final = (0.05, 1.5)
 _THREAD_END_S: Final = 3.0
+_UNREADABLE: Final = '{"lines": [{"sku": 7}]}'
+_READABLE: Final = '{"lines": [{"sku": "hot", "quantity": 1}]}'
 _RUBBISH: Final = (
     b"",
     b"{",
@@ -84,25 +88,59 @@ def rubbish(world: World, fault: Fault) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def postponed(world: World, fault: Fault) -> Iterator[str]:
+    """Push hints that are to be taken, and kept until much later."""
+    count = int(fault.amount)
+    app = make_app(world.cluster.settings)
+    try:
+        with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
+            for _ in range(count):
+                app.send_task(
+                    PROCESS_BATCH_TASK,
+                    args=([],),
+                    countdown=_POSTPONED_S,
+                    exchange="",
+                    routing_key=ORDERS_QUEUE,
+                    producer=producer,
+                    retry=False,
+                )
+    except app.connection_for_write().recoverable_connection_errors as error:
+        raise NotDoneError(f"Valkey cannot be asked ({error})") from error
+    finally:
+        app.close()
+    yield f"pushed {count} hints for later"
+
+
+@contextlib.contextmanager
 def poison(world: World, fault: Fault) -> Iterator[str]:
     """Journal an intent that no worker can read. Its one outcome is quarantine."""
+    intent_id = _journal(world, fault, "u-poison", _UNREADABLE)
+    yield f"journalled unreadable intent {intent_id}"
+
+
+@contextlib.contextmanager
+def deadly(world: World, fault: Fault) -> Iterator[str]:
+    """Journal an intent that kills the worker child that decides it. Its one outcome, too."""
+    intent_id = _journal(world, fault, fault.target, _READABLE)
+    yield f"journalled intent {intent_id} of {fault.target}"
+
+
+def _journal(world: World, fault: Fault, user: str, body: str) -> UUID:
+    """Journal a poisonous intent as the intake would; return its id. Raises NotDoneError."""
     intent_id = uuid7()
     key = f"{world.campaign_id}-poison-{fault.pick}"
-    try:
-        with contextlib.closing(world.postgres()) as connection:
-            connection.execute(_SQL.poison_journal, _poisonous(world.campaign_id, intent_id, key))
-    except psycopg.Error as error:
-        raise NotDoneError(f"PostgreSQL cannot be asked ({error})") from error
-    yield f"journalled unreadable intent {intent_id} under {key}"
-
-
-def _poisonous(campaign_id: str, intent_id: UUID, key: str) -> dict[str, object]:
-    user = "u-poison"
-    return {
+    parameters = {
         "digest": key_digest(GATEWAY, Kind.ORDER, user, key),
         "intent_id": intent_id,
         "gateway_id": GATEWAY,
         "key": key,
         "user_id": user,
-        "campaign_id": campaign_id,
+        "campaign_id": world.campaign_id,
+        "body": body,
     }
+    try:
+        with contextlib.closing(world.postgres()) as connection:
+            connection.execute(_SQL.poison_journal, parameters)
+    except psycopg.Error as error:
+        raise NotDoneError(f"PostgreSQL cannot be asked ({error})") from error
+    return intent_id

@@ -12,6 +12,7 @@ from deploy.chaos.plan import Fault, mix, plan
 from deploy.chaos.scenario import Scenario
 from deploy.chaos.scenarios import (
     broker,
+    disasters,
     machine,
     network,
     postgres,
@@ -30,6 +31,7 @@ PARTS: Final = (
     broker.SCENARIOS,
     rabbitmq.SCENARIOS,
     machine.SCENARIOS,
+    disasters.SCENARIOS,
     whole.SCENARIOS,
 )
 

@@ -35,10 +35,10 @@ SCENARIOS: Final = (
         anchor="C24",
         attacks=("I1", "I10"),
         recurring=(
-            recur("disk-full", every=(4, 5), for_s=(2, 3.5)),
+            recur("disk-full", "logs", every=(4, 5), for_s=(2, 3.5)),
             recur("kill", "worker", "worker-child", "api-child", every=(1.5, 2.5), first_s=1.5),
         ),
-        variety=Variety(log_disk=True),
+        variety=Variety(disks=("logs",)),
         needs=("mount",),
     ),
 )

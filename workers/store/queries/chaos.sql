@@ -62,7 +62,7 @@ LOCK TABLE idempotency_keys IN SHARE MODE
 SELECT count(*) FROM open_intents
 
 -- poison_journal --
--- An intent with a body that no version can read, journalled as the intake would.
+-- An intent that no worker can decide, journalled as the intake would.
 WITH keyed AS (
     INSERT INTO idempotency_keys (digest, intent_id, fingerprint)
     VALUES (%(digest)s, %(intent_id)s, %(intent_id)s) RETURNING intent_id
@@ -70,7 +70,28 @@ WITH keyed AS (
     INSERT INTO intents
         (intent_id, kind, gateway_id, idempotency_key, user_id, campaign_id, body, accepted_at)
     SELECT intent_id, 'order', %(gateway_id)s, %(key)s, %(user_id)s, %(campaign_id)s,
-        '{"lines": [{"sku": 7}]}'::json, now() FROM keyed
+        %(body)s::json, now() FROM keyed
 )
 INSERT INTO open_intents (intent_id, accepted_at, dispatch_after)
 SELECT intent_id, now(), now() + interval '5 s' FROM keyed
+
+-- segment_ended --
+SELECT pg_switch_wal()
+
+-- standby_awaited --
+-- From the next look at its configuration on, every commit waits for a standby.
+ALTER SYSTEM SET synchronous_standby_names = '*'
+
+-- configuration_reloaded --
+SELECT pg_reload_conf()
+
+-- standbys_in_step --
+SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'
+
+-- standby_promoted --
+SELECT pg_promote(wait_seconds => 20)
+
+-- standby_waits_cancelled --
+-- What an operator may do to a commit that waits for a standby: it is told that it was done.
+SELECT count(*) FILTER (WHERE pg_cancel_backend(pid))
+FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE %(name)s

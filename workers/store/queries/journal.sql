@@ -25,4 +25,9 @@ WITH posted AS (
 SELECT intent_id, now() FROM keyed
 
 -- keys_find_many --
-SELECT digest, intent_id, fingerprint FROM idempotency_keys WHERE digest = ANY(%(digests)b::uuid[])
+-- Where commits wait for a standby, so does the word that a key is known: what a commit that was kept
+-- from waiting has left is to be seen by everybody, and a receipt must outlive the server.
+SELECT digest, intent_id, fingerprint, CASE
+    WHEN current_setting('synchronous_standby_names') <> '' AND NOT pg_is_in_recovery()
+    THEN pg_logical_emit_message(true, 'tidegate', '') END IS NULL AS alone
+FROM idempotency_keys WHERE digest = ANY(%(digests)b::uuid[])

@@ -46,16 +46,18 @@ SELECT clock_timestamp()
 
 -- orders_set --
 -- And the outbox is told of it, for gateways with an endpoint. A payment recorded for a refund changes
--- no status.
-WITH changed AS (
+-- no status. Whichever endpoint hears of it, it happened at one moment: the event reads the same.
+WITH happened AS MATERIALIZED (
+    SELECT clock_timestamp() AS at
+), changed AS (
     UPDATE orders o SET status = d.status
     FROM unnest(%(order_ids)b::uuid[], %(statuses)b::text[]) AS d(order_id, status)
     WHERE o.order_id = d.order_id AND o.status <> d.status
     RETURNING o.order_id, 'tidegate.order.' || o.status AS event
 )
 INSERT INTO outbox (endpoint_id, subject_id, event, occurred_at)
-SELECT e.endpoint_id, c.order_id, c.event, clock_timestamp()
-FROM changed c
+SELECT e.endpoint_id, c.order_id, c.event, h.at
+FROM changed c CROSS JOIN happened h
 JOIN intents i ON i.intent_id = c.order_id
 JOIN webhook_endpoints e ON e.gateway_id = i.gateway_id
 WHERE e.disabled_at IS NULL AND c.event = ANY(e.events)
