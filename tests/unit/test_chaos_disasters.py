@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from deploy.chaos.disasters import DISASTERS
 
 from deploy.chaos import abilities, apart, deadly
 from deploy.chaos.harm import KINDS
@@ -14,6 +13,7 @@ from deploy.chaos.harm.victims import NotDoneError
 from deploy.chaos.plan import Fault
 from deploy.chaos.scenario import Variety
 from deploy.chaos.scenarios import SCENARIOS
+from deploy.chaos.scenarios.disasters import SCENARIOS as DISASTERS
 from deploy.chaos.world import World
 from deploy.embedded.child import Child
 
