@@ -127,14 +127,14 @@ def _kill_consumers(
     kills, lost = 0, 0
     began = time.monotonic()
     while (share := (time.monotonic() - began) / duration_s) < 1 or (
-        lost == 0 and share < _LONGER_MAX
+        lost <= 0 and share < _LONGER_MAX
     ):
         with _consumer(url, work) as consumer:
             _await_work(work, work.stat().st_size, consumer)
             time.sleep(chance.uniform(*_LIFE_S))
             consumer.send_signal(Signals.SIGKILL)
         kills += 1
-        if share >= 1:  # nobody has a message in hand just now
+        if share >= 1:  # at least: what was done and not acknowledged counts as parked
             lost = _missing(sent, work.read_text().split()) - _parked(url)
         screen.show(Picture(stage="faults", share=min(1.0, share), faults=kills, kills=kills))
     return kills
