@@ -201,6 +201,8 @@ class Waiter:
 
         def look() -> None:
             looking.cancel()  # each holds the other: a circle would wait for the collector
+            if self._future.done():
+                return  # in this very turn of the loop: `heard` is on its way, and tells
             self._future.remove_done_callback(heard)
             self._waiters.spawn(self._look_on(timeout_s - unheard_s, tell))
 

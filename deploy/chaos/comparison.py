@@ -31,10 +31,10 @@ from deploy.embedded.cluster import Cluster
 QUEUE: Final = "plain"
 _ROOT: Final = Path(deploy.__file__).resolve().parents[1]
 _MESSAGES_PER_S: Final = 400  # more than a consumer that dies all the time can take
-_KILLS_MIN: Final = 25  # about one in three loses a message: fewer kills may lose none by chance
-_LONGER_MAX: Final = 3  # times as long, on a slow machine
+_LONGER_MAX: Final = 4  # times as long, where by chance no kill has lost anything yet
 _LIFE_S: Final = (0.002, 0.03)  # from its first message on
 _DRAIN_S: Final = 30.0
+_AWAITED_S: Final = 5.0
 _LOOK_S: Final = 0.002
 _SHOW_S: Final = 0.2
 
@@ -47,7 +47,7 @@ def perform(seed: int, duration_s: float, folder: Path, screen: Screen) -> Verdi
     work.touch()
     with Cluster(servers_only=True) as cluster:
         sent = _send(cluster.valkey_url, round(_MESSAGES_PER_S * duration_s))
-        kills = _kill_consumers(cluster.valkey_url, work, chance, duration_s, screen)
+        kills = _kill_consumers(cluster.valkey_url, work, chance, duration_s, screen, sent)
         _drain(cluster.valkey_url, work, screen)
         parked = _parked(cluster.valkey_url)
     return judge(seed, duration_s, sent, work.read_text().split(), parked, kills, str(folder))
@@ -64,8 +64,7 @@ def judge(
 ) -> Verdict:
     """Compare what the broker took with what came out: lost is what is neither done nor parked."""
     counts = Counter(done)
-    missing = sum(one not in counts for one in sent)
-    lost = missing - parked
+    lost = _missing(sent, done) - parked
     doubled = sum(count > 1 for count in counts.values())
     said = (
         f"{'loses, as expected' if lost > 0 else 'lost NOTHING, which is not what was expected'}: "
@@ -84,6 +83,10 @@ def judge(
         evidence=evidence,
         said=said,
     )
+
+
+def _missing(sent: Sequence[str], done: Sequence[str]) -> int:
+    return len(set(sent).difference(done))
 
 
 def consume(url: str, work: Path) -> None:
@@ -114,24 +117,34 @@ def _send(url: str, count: int) -> list[str]:
 
 
 def _kill_consumers(
-    url: str, work: Path, chance: random.Random, duration_s: float, screen: Screen
+    url: str,
+    work: Path,
+    chance: random.Random,
+    duration_s: float,
+    screen: Screen,
+    sent: Sequence[str],
 ) -> int:
-    kills = 0
+    kills, lost = 0, 0
     began = time.monotonic()
     while (share := (time.monotonic() - began) / duration_s) < 1 or (
-        kills < _KILLS_MIN and share < _LONGER_MAX
+        lost <= 0 and share < _LONGER_MAX
     ):
         with _consumer(url, work) as consumer:
             _await_work(work, work.stat().st_size, consumer)
             time.sleep(chance.uniform(*_LIFE_S))
             consumer.send_signal(Signals.SIGKILL)
         kills += 1
+        if share >= 1:  # at least: what was done and not acknowledged counts as parked
+            lost = _missing(sent, work.read_text().split()) - _parked(url)
         screen.show(Picture(stage="faults", share=min(1.0, share), faults=kills, kills=kills))
     return kills
 
 
 def _await_work(work: Path, before: int, consumer: subprocess.Popen[bytes]) -> None:
+    give_up_at = time.monotonic() + _AWAITED_S  # there may be no more messages
     while work.stat().st_size == before and consumer.poll() is None:
+        if time.monotonic() > give_up_at:
+            return
         time.sleep(_LOOK_S)
 
 

@@ -82,13 +82,6 @@ _MUTATIONS: Final = (
         statements=_SQL.limit_unchecked,
     ),
     Mutation(
-        name="budget-unchecked",
-        line="nobody looks at the budget, and no constraint does",
-        breaks=("I5",),
-        scenario="children",
-        statements=_SQL.budget_unchecked,
-    ),
-    Mutation(
         name="keys-not-unique",
         line="an idempotency key may be bound twice",
         breaks=("I2",),

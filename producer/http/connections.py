@@ -257,7 +257,9 @@ class _HotCycle:
         """Wake nobody."""
 
     def tell(self, reply: Reply) -> None:
-        """Answer the caller, if he is still there."""
+        """Answer the caller, if he is still there. Once: a second answer would be the next call's."""
+        if self.response_complete:
+            return
         self.response_complete = True
         if not self.disconnected and not self.connection.transport.is_closing():
             keep_alive = self.keep_alive and _CLOSE not in reply.headers

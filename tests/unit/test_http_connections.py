@@ -197,6 +197,23 @@ def test_pipelined_calls_wait_for_the_one_on_the_short_way() -> None:
     run(scenario)
 
 
+def test_an_answer_that_is_told_twice_is_sent_once() -> None:
+    """The second would be taken for the answer to the next call: somebody else's order."""
+
+    async def scenario(door: Door, caller: Caller) -> None:
+        door.at_once = False
+        caller.send(POST + body_of(1))
+        await until(lambda: bool(door.calls))
+        tell = door.calls[0][2]
+        tell(REPLY)
+        tell(Reply(200, b'{"another": true}', [JSON_HEADER]))
+        assert (await caller.answer())[1] == REPLY.body
+        caller.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await caller.answer())[1] == b"GET /livez 0"
+
+    run(scenario)
+
+
 def test_a_shutdown_waits_for_the_answer_and_then_closes() -> None:
     """A receipt that is under way is told."""
 

@@ -123,17 +123,6 @@ def limit_unchecked() -> None:
     _decide_from(lambda snapshot: {"counters": dict.fromkeys(snapshot.counters, 0)})
 
 
-def budget_unchecked() -> None:
-    """Promise money that is not there."""
-    from msgspec.structs import replace
-
-    def endless(snapshot: Any) -> dict[str, Any]:
-        budgets = snapshot.budgets.items()
-        return {"budgets": {name: replace(one, budget=10**12) for name, one in budgets}}
-
-    _decide_from(endless)
-
-
 def _decide_from(changed: Callable[[Any], dict[str, Any]]) -> None:
     """Let batches be decided from another snapshot than the one that was gathered."""
     from msgspec.structs import replace
@@ -157,7 +146,6 @@ _PATCHES: Final[dict[str, Callable[[], None]]] = {
     "never-looked-up": never_looked_up,
     "never-reconciled": never_reconciled,
     "limit-unchecked": limit_unchecked,
-    "budget-unchecked": budget_unchecked,
 }
 
 if os.environ.get("CHAOS_MUTATION") in _PATCHES:
