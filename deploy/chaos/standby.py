@@ -35,15 +35,16 @@ _BOUNDS: Final = Bounds(statement_timeout_ms=25_000)
 
 
 class Standby(Protocol):
-    """A second server. `url` is where it is itself; `link` what it follows the first through."""
+    """A second server, which follows the first through `link`.
+
+    `take_over` makes the one that follows the leader, and returns where it is.
+    """
 
     link: Proxy
 
-    @property
-    def url(self) -> str: ...
     def child(self, environ: Mapping[str, str]) -> Child: ...
     def follow(self) -> None: ...
-    def take_over(self) -> None: ...
+    def take_over(self) -> str: ...
 
 
 class PostgresStandby:
@@ -54,11 +55,6 @@ class PostgresStandby:
         self._leader = leader
         self.link = Proxy(lambda: address(leader))
         self._server = _copied(leader, self.link.port, folder)
-
-    @property
-    def url(self) -> str:
-        """The database, as its owner."""
-        return self._server.dsn()
 
     def child(self, environ: Mapping[str, str]) -> Child:
         """Describe its process."""
@@ -73,25 +69,21 @@ class PostgresStandby:
             if not process.until(lambda: _count(leader, _SQL.standbys_in_step) == 1, _FOLLOW_S):
                 raise EmbeddedError("the standby of PostgreSQL does not follow")
 
-    def take_over(self) -> None:
-        """Become the server. Raises psycopg.Error."""
-        with contextlib.closing(_connected(self.url)) as connection:
+    def take_over(self) -> str:
+        """Become the server, for good. Raises psycopg.Error."""
+        with contextlib.closing(_connected(self._server.dsn())) as connection:
             connection.execute(_SQL.standby_promoted)
+        return self._server.dsn()
 
 
 class ValkeyStandby:
-    """A replica of a running Valkey; after it took over, the other one is its replica."""
+    """A replica of a running Valkey. After it took over, the other one is the replica, and so on."""
 
     def __init__(self, leader: str, folder: Path) -> None:
-        self._leader = leader
         self._password = urlsplit(leader).password or ""
         self._server = ValkeyServer(folder, free_port(), self._password)
+        self._leader, self._follower = leader, self._server.url
         self.link = Proxy(lambda: address(self._leader))
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self._server.url
 
     def child(self, environ: Mapping[str, str]) -> Child:
         """Describe its process."""
@@ -101,25 +93,23 @@ class ValkeyStandby:
 
     def follow(self) -> None:
         """Follow the leader. Raises EmbeddedError where that does not work."""
-        self._point(self.url)
-        with contextlib.closing(_client(self.url)) as client:
+        self.demote_other()
+        with contextlib.closing(_client(self._follower)) as client:
             if not process.until(
                 lambda: client.info("replication").get("master_link_status") == "up", _FOLLOW_S
             ):
                 raise EmbeddedError("the standby of Valkey does not follow")
 
-    def take_over(self) -> None:
-        """Become a server of its own; the other one goes on being one. Raises redis.RedisError."""
-        with contextlib.closing(_client(self.url)) as client:
+    def take_over(self) -> str:
+        """Let the replica be a leader; the other one goes on as one. Raises redis.RedisError."""
+        with contextlib.closing(_client(self._follower)) as client:
             client.replicaof("NO", "ONE")
+        self._leader, self._follower = self._follower, self._leader
+        return self._leader
 
     def demote_other(self) -> None:
-        """Let the server before follow this one: it forgets what it alone knew."""
-        before, self._leader = self._leader, self.url
-        self._point(before)
-
-    def _point(self, follower: str) -> None:
-        with contextlib.closing(_client(follower)) as client:
+        """Let the other one follow: it forgets what it alone knew. Raises redis.RedisError."""
+        with contextlib.closing(_client(self._follower)) as client:
             client.config_set("masterauth", self._password)
             client.replicaof("127.0.0.1", self.link.port)
 

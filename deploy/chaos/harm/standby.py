@@ -64,8 +64,7 @@ def valkey_failover(world: World, fault: Fault) -> Iterator[str]:
     with behind(world, fault):
         yield "the standby of Valkey falls behind, and takes over"
         with contextlib.suppress(redis.RedisError):
-            standby.take_over()
-        world.leaders["valkey"] = standby.url
+            world.leaders["valkey"] = standby.take_over()
     world.proxies["valkey"].cut(1 - _STAYED_SHARE)
     time.sleep(_TWO_LEADERS_S)
     with contextlib.suppress(redis.RedisError):
@@ -87,8 +86,7 @@ def postgres_failover(world: World, fault: Fault) -> Iterator[str]:
     with processes.away(world, server):
         signal(victims, Signals.SIGKILL)
         process.await_end(victims, _DEAD_S)
-        standby.take_over()
-        world.leaders["postgres"] = standby.url
+        world.leaders["postgres"] = standby.take_over()
         yield f"killed {named('postgres', victims)}; the standby took over"
 
 

@@ -138,8 +138,6 @@ SCENARIOS: Final = (
                 kind="receivers-away", every_s=_ONCE, for_s=(1.5, 3.0), first_s=3.0, times_max=1
             ),
             Recurring(kind="kill", targets=("worker-child",), every_s=(0.8, 1.5)),
-            # Not killed: what a dead relay had in hand is another's only after its lease, a minute.
-            Recurring(kind="term", targets=("relay",), every_s=(3, 4), for_s=(2, 2), first_s=2.0),
         ),
         variety=Variety(webhooks=True),
     ),
