@@ -69,6 +69,7 @@ class World:
         self._tell = tell
         self._mutation = mutation
         self._stack = contextlib.ExitStack()
+        self._rooms = contextlib.ExitStack()  # what processes live in: taken away after their end
 
     def start(self) -> None:
         """Start everything. Raises EmbeddedError with the reason."""
@@ -88,6 +89,7 @@ class World:
                 arrange=self._arrange,
                 on_event=self._tell,
             )
+            self._rooms = self._stack.enter_context(contextlib.ExitStack())
             self._stack.callback(self.cluster.stop)
             self.cluster.start()
             if self.standby is not None:
@@ -229,7 +231,7 @@ class World:
         shim = {"LD_PRELOAD": str(abilities.build_shim(self.folder))} if self.variety.skewed else {}
         arranged = [self._prepared(child, shim) for child in arranged]
         if self.variety.deadly:
-            arranged = [self._stack.enter_context(deadly.exposed(child)) for child in arranged]
+            arranged = [self._rooms.enter_context(deadly.exposed(child)) for child in arranged]
         if self.variety.apart:
             arranged[-1] = self._set_apart(arranged[-1])
         if self.variety.standby:
@@ -246,7 +248,7 @@ class World:
 
     def _set_apart(self, child: Child) -> Child:
         servers = {"postgres": self._postgres_at, "valkey": self._valkey_at}
-        self.apart = self._stack.enter_context(Apart(servers))
+        self.apart = self._rooms.enter_context(Apart(servers))
         environ = dict(child.environ)
         for name, here in (("POSTGRES__DSN", "postgres"), ("VALKEY__URL", "valkey")):
             url = urlsplit(environ[f"TIDEGATE_{name}"])

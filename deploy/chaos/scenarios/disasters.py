@@ -147,7 +147,7 @@ SCENARIOS: Final = (
         anchor="C27",
         attacks=("I10", "I12"),
         recurring=(
-            Recurring(kind="postponed", every_s=(2.0, 2.5), amount=(1_500, 1_500), times_max=3),
+            Recurring(kind="postponed", every_s=(2.0, 2.5), amount=(500, 500), times_max=3),
         ),
     ),
     Scenario(
