@@ -217,7 +217,7 @@ def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 def _give_each_its_valkey_user(units: Path, secrets: Path) -> None:
     """By the drop-in that DEPLOY.md shows for the governor."""
-    shown = re.search(r"```ini\n(.*?)```", GUIDE, re.DOTALL)
+    shown = re.search(r"```systemd\n(.*?)```", GUIDE, re.DOTALL)
     assert shown is not None
     unused = "redis://127.0.0.1:1/0"
     (secrets / "valkey_url").write_text(unused)  # of migrations and the relay, which ask for none

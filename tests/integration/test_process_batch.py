@@ -317,12 +317,21 @@ def test_a_wait_that_ends_in_a_timeout_blames_nobody(
 
 def test_a_short_wait_is_waited_out(world: World) -> None:
     """Contention is repeated a few times before it is an outage."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     processor = world.processor(bounds=Bounds(lock_timeout_ms=30))
     processor.run([])  # its connections are open before the lock is held
     ids = _accept(world, _users(5))
-    with psycopg.connect(world.dsn) as holder:
+    with (
+        psycopg.connect(world.dsn) as holder,
+        psycopg.connect(world.dsn, autocommit=True) as watcher,
+    ):
         holder.execute("SELECT FROM tidegate.stock FOR UPDATE")
-        release = lambda: (time.sleep(0.08), holder.rollback())  # noqa: E731
+
+        def release() -> None:
+            assert comes_true(lambda: watcher.execute(waiting).fetchone() != (0,))
+            time.sleep(0.05)  # beyond the time-out of that wait
+            holder.rollback()
+
         report, _ = at_once([lambda: processor.run(ids), release])
     assert report.contentions > 0
     assert report.outcomes == {"committed": 5}
