@@ -51,8 +51,14 @@ _WORDS = {
 def count_answers(answers: Sequence[Answer]) -> None:
     """Count the answers of a batch."""
     _BATCH.observe(len(answers))
-    for word, count in Counter([word_of(answer) for answer in answers]).items():
-        _ANSWERS[word].inc(count)
+    told = Counter(map(type, answers))
+    for kind, word in _WORDS.items():
+        if told[kind]:
+            _ANSWERS[word].inc(told[kind])
+    if told[Unanswered]:
+        for answer in answers:
+            if type(answer) is Unanswered:
+                _ANSWERS[word_of(answer)].inc()
 
 
 def count_excuse(answer: Answer) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from config import meters
 from producer.http.calls import NO_STORE, Call, Reply
+from producer.http.metering import settle
 from producer.http.problems import Problem
 from workers.store import resources
 
@@ -46,6 +47,7 @@ async def get_readyz(call: Call) -> Reply:
 async def get_metrics(call: Call) -> Reply:
     """`GET /metrics`: the series of all processes on this socket, as Prometheus reads them."""
     del call
+    settle()
     kind = (b"content-type", CONTENT_TYPE_LATEST.encode())
     return Reply(200, meters.exposition(_SHOWN), [kind, NO_STORE])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sized
 from typing import Final
 
@@ -28,9 +29,10 @@ _HEARD = meters.gauge("tidegate_outcomes_heard")
 _OWN_CLASS: Final = {0: "gone", 429: "429", 503: "503"}
 
 
-# What was counted on the event loop since the last look: a thousand calls cost the meters a lock once.
-_calls: dict[tuple[str, int], int] = {}
-_took_s: dict[str, list[float]] = {}
+# What answered calls took since the last look, in seconds, by route and status: a thousand of them cost
+# the meters a lock once. Only the event loop touches it: a scraper that is answered by a thread sees it
+# a second later.
+_calls: defaultdict[tuple[str, int], list[float | None]] = defaultdict(list)
 
 
 def count_call(route: str, status: int, seconds: float | None = None) -> None:
@@ -39,23 +41,17 @@ def count_call(route: str, status: int, seconds: float | None = None) -> None:
     `seconds` is how long it took; None for what is not to be judged by it: a stream, or a call that
     waited because it was asked to. Status 0: the caller left before.
     """
-    key = route, status
-    _calls[key] = _calls.get(key, 0) + 1
-    if seconds is not None:
-        _took_s.setdefault(route, []).append(seconds)
+    _calls[route, status].append(seconds)
 
 
 def settle() -> None:
-    """Hand what was counted to the meters."""
-    for (route, status), count in _calls.items():
-        _REQUESTS[route or "other", _class_of(status)].inc(count)
-    for route, took_s in _took_s.items():
-        _DURATIONS[route or "other"].observe_many(took_s)
+    """Hand what was counted to the meters; on the event loop."""
+    for (route, status), took_s in _calls.items():
+        _REQUESTS[route or "other", _class_of(status)].inc(len(took_s))
+        judged = [seconds for seconds in took_s if seconds is not None]
+        if judged:
+            _DURATIONS[route or "other"].observe_many(judged)
     _calls.clear()
-    _took_s.clear()
-
-
-meters.before_reading(settle)
 
 
 def _class_of(status: int) -> str:
