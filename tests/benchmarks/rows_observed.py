@@ -88,10 +88,10 @@ class _Side:
         self._seconds = course.given.at_most(WINDOW_S)
         self._posts = world.orders(int(ASSUMED_PER_S * self._seconds) + CONNECTIONS).posts()
         # A cold system may shed at first; what is compared begins at `normal`, and sheds nothing.
-        # It also has all processors here, and half of them later: there is room in this.
+        # It has all processors here and half of them later, but may have been slow for a moment.
         per_s = self._measure(CONNECTIONS, strict=False).rates.accepted_per_s
         seconds_to_normal(world)
-        count = turns * (int(per_s * HEADROOM / 1.5 * self._seconds) + CONNECTIONS)
+        count = turns * (int(per_s * HEADROOM * self._seconds) + CONNECTIONS)
         self._posts = world.orders(count).posts()
 
     def window(self, connections: int = CONNECTIONS) -> Measured:
