@@ -153,7 +153,7 @@ def _known(verdict: Verdict) -> Any:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_twin_of_the_gate_answers_as_the_library_does(valkey_url: str, seed: int) -> None:
-    """Any calls, in any order: verdicts, binding layers, waits, units, leases, reconciliations."""
+    """Any calls, in any order: verdicts, binding layers, units, leases, reconciliations; no waits."""
     pair = _Pair(valkey_url, seed)
     for _ in range(STEPS):
         pair.step()

@@ -6,7 +6,8 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Final
 from uuid import UUID
 
@@ -28,7 +29,7 @@ _SQL: Final = queries("chaos")
 _STEAL_TIMEOUT_S: Final = 0.2
 _POSTPONED_S: Final = 3_600
 _KEPT_S: Final = (0.05, 1.5)
-_THREAD_END_S: Final = 3.0
+_THREAD_END_S: Final = 6.0  # longer than any broker is waited for
 _UNREADABLE: Final = '{"lines": [{"sku": 7}]}'
 _READABLE: Final = '{"lines": [{"sku": "hot", "quantity": 1}]}'
 _RUBBISH: Final = (
@@ -41,14 +42,19 @@ _RUBBISH: Final = (
 )
 
 
+def hints(world: World, fault: Fault) -> AbstractContextManager[str]:
+    """See `stealing`."""
+    return stealing(lambda over: _steal(world, fault, over))
+
+
 @contextlib.contextmanager
-def hints(world: World, fault: Fault) -> Iterator[str]:
+def stealing(steal: Callable[[threading.Event], None]) -> Iterator[str]:
     """Steal hints before the workers have them; hand them back late, doubled, out of order.
 
-    `amount` is the share that is lost for good.
+    `steal` does so, until it is over. A fault's `amount` is the share that is lost for good.
     """
     over = threading.Event()
-    thief = threading.Thread(target=_steal, args=(world, fault, over), name="thief", daemon=True)
+    thief = threading.Thread(target=steal, args=(over,), name="thief", daemon=True)
     thief.start()
     try:
         yield "stealing hints"

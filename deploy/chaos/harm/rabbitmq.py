@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from signal import Signals
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from amqp.basic_message import Message
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
+from deploy.chaos.harm.broker import stealing
 from deploy.chaos.harm.victims import NotDoneError, named, signal
 from deploy.chaos.plan import Fault
 from deploy.chaos.world import World
@@ -28,7 +30,6 @@ from workers.contract.names import INTAKE_QUEUE, ORDERS_QUEUE
 _TIMEOUT_S: Final = 2.0
 _LOOK_S: Final = 0.02
 _KEPT_S: Final = (0.05, 1.5)
-_THREAD_END_S: Final = 6.0
 _CONTROL_TIMEOUT_S: Final = 20.0  # a command is an Erlang of its own, which takes a second to start
 _ALARMED, _CALM = "1", "256MB"
 _RUBBISH: Final[tuple[tuple[bytes, dict[str, Any]], ...]] = (
@@ -94,20 +95,9 @@ def rubbish(world: World, fault: Fault) -> Iterator[str]:
     yield f"sent {body!r} into the queue, with {properties}"
 
 
-@contextlib.contextmanager
-def hints(world: World, fault: Fault) -> Iterator[str]:
-    """Steal hints before the workers have them; hand them back late, doubled, out of order.
-
-    `amount` is the share that is lost for good.
-    """
-    over = threading.Event()
-    thief = threading.Thread(target=_steal, args=(world, fault, over), name="thief", daemon=True)
-    thief.start()
-    try:
-        yield "stealing hints"
-    finally:
-        over.set()
-        thief.join(_THREAD_END_S)
+def hints(world: World, fault: Fault) -> AbstractContextManager[str]:
+    """See `broker.stealing`."""
+    return stealing(lambda over: _steal(world, fault, over))
 
 
 def waiting(world: World) -> int | None:
