@@ -20,17 +20,13 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter as Counted
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.registry import Collector
 
-from config.catalogue import Metric, Source, metric, metrics
+from config.catalogue import Metric, metric
 
 _CELL: Final = 8  # bytes: a double
 
@@ -81,6 +77,12 @@ class _Memory:
     def read(self, place: int) -> list[float]:
         """Return a cell of every slot."""
         return [self.cells[slot * self.size + place] for slot in range(self.slots)]
+
+    def together(self) -> list[float]:
+        """Return every cell, the slots' added up."""
+        size = self.size
+        slots = [self.cells[slot * size : (slot + 1) * size] for slot in range(self.slots)]
+        return list(map(math.fsum, zip(*slots, strict=True)))
 
 
 _memory = _Memory()
@@ -139,13 +141,15 @@ class Histogram:
             memory.cells[place + len(self._bounds) + 1] += total
 
 
-class _Series(Struct, frozen=True):
+class Series(Struct, frozen=True):
+    """One series of the catalogue, and where its cells are."""
+
     metric: Metric
     labels: tuple[str, ...]  # values, in the catalogue's order
     place: int
 
 
-_series: dict[tuple[str, tuple[str, ...]], _Series] = {}
+_series: dict[tuple[str, tuple[str, ...]], Series] = {}
 
 
 def counter(name: str, /, **labels: str) -> Counter:
@@ -197,6 +201,36 @@ def before_reading(look: Callable[[], None]) -> None:
     _before_reading.append(look)
 
 
+def look() -> None:
+    """Have those gauges set that are set just before they are shown."""
+    for have_set in _before_reading:
+        have_set()
+
+
+def every_series() -> Sequence[Series]:
+    """Return all that were asked for."""
+    return list(_series.values())
+
+
+def together() -> Sequence[float]:
+    """Return what the family counted, cell by cell; those of gauges say nothing: see `known`."""
+    return _memory.together()
+
+
+def known(series: Series) -> float | None:
+    """Return what a counter or gauge stands at, of the whole family; None: nobody knows."""
+    values = [value for value in _memory.read(series.place) if not math.isnan(value)]
+    if not values:
+        return None
+    return max(values) if series.metric.across == "max" else sum(values)
+
+
+def readings(name: str) -> dict[tuple[str, ...], float]:
+    """Return what a counter or gauge stands at, by its labels' values, of the whole family."""
+    found = ((one.labels, known(one)) for one in every_series() if one.metric.name == name)
+    return {labels: value for labels, value in found if value is not None}
+
+
 def _place(name: str, kind: str, labels: Mapping[str, str], cells: int) -> int:
     known = metric(name)
     if known.kind != kind:
@@ -210,98 +244,5 @@ def _place(name: str, kind: str, labels: Mapping[str, str], cells: int) -> int:
     series = _series.get((name, values))
     if series is None:
         place = _memory.add(cells, math.nan if kind == "gauge" else 0.0)
-        series = _series[name, values] = _Series(known, values, place)
+        series = _series[name, values] = Series(known, values, place)
     return series.place
-
-
-# Showing -------------------------------------------------------------------------------------------
-
-
-class Meters(Collector):
-    """What this family of processes has counted, of the series of its sources."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = {"every", *sources}
-
-    def collect(self) -> Iterator[Family]:
-        """Yield every metric that has a series to show."""
-        for look in _before_reading:
-            look()
-        shown = sorted(_series.values(), key=lambda series: series.metric.name)
-        for name, group in itertools.groupby(shown, key=lambda series: series.metric.name):
-            known = metrics()[name]
-            if known.source in self._sources:
-                family = family_of(known)
-                for series in group:
-                    _add(family, series)
-                yield family
-
-
-def readings(name: str) -> dict[tuple[str, ...], float]:
-    """Return what a counter or gauge stands at, by its labels' values, of the whole family."""
-    found = {}
-    for series in _series.values():
-        if series.metric.name == name:
-            value = _value(series)
-            if value is not None:
-                found[series.labels] = value
-    return found
-
-
-def family_of(known: Metric) -> Family:
-    """Return an empty family for a metric of the catalogue."""
-    labels = tuple(known.labels)
-    if known.kind == "counter":
-        return CounterMetricFamily(known.name, known.meaning, labels=labels)
-    if known.kind == "gauge":
-        return GaugeMetricFamily(known.name, known.meaning, labels=labels)
-    return HistogramMetricFamily(known.name, known.meaning, labels=labels)
-
-
-def registry(*sources: Source) -> CollectorRegistry:
-    """Return what a process of these sources shows: its series, and its own CPU and memory."""
-    shown = CollectorRegistry(auto_describe=False)
-    shown.register(Meters(sources))
-    ProcessCollector(registry=shown)
-    return shown
-
-
-def exposition(shown: CollectorRegistry) -> bytes:
-    """Return the text that Prometheus reads."""
-    return generate_latest(shown)
-
-
-def _add(family: Family, series: _Series) -> None:
-    known = series.metric
-    if known.kind == "histogram":
-        return _add_histogram(family, series)
-    value = _value(series)
-    if value is None:
-        return
-    named = any(not listed for listed in known.labels.values())
-    if value or not (named and known.kind == "counter"):
-        family.add_metric(series.labels, value)  # type: ignore[attr-defined]
-
-
-def _value(series: _Series) -> float | None:
-    """Put together what every process of the family says; None: none of them knows."""
-    values = [value for value in _memory.read(series.place) if not math.isnan(value)]
-    if not values:
-        return None
-    return max(values) if series.metric.across == "max" else sum(values)
-
-
-def _add_histogram(family: Family, series: _Series) -> None:
-    bounds = [*series.metric.buckets, math.inf]
-    counts = [sum(_memory.read(series.place + at)) for at in range(len(bounds))]
-    total = sum(_memory.read(series.place + len(bounds)))
-    buckets = [
-        (_bound(bound), count)
-        for bound, count in zip(bounds, itertools.accumulate(counts), strict=True)
-    ]
-    if counts and (buckets[-1][1] or all(series.metric.labels.values())):
-        family.add_metric(series.labels, buckets, total)  # type: ignore[attr-defined]
-
-
-def _bound(bound: float) -> str:
-    return "+Inf" if bound == math.inf else str(float(bound))

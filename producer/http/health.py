@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from prometheus_client import CONTENT_TYPE_LATEST
-
-from config import meters
+from config.exposition import CONTENT_TYPE, Exposition
 from producer.http.calls import NO_STORE, Call, Reply
 from producer.http.metering import settle
 from producer.http.problems import Problem
@@ -18,7 +16,7 @@ from workers.store import resources
 
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _CHECK_TIMEOUT_S = 1.0
-_SHOWN = meters.registry("api")
+_SHOWN = Exposition("api")
 
 
 async def get_livez(call: Call) -> Reply:
@@ -48,8 +46,8 @@ async def get_metrics(call: Call) -> Reply:
     """`GET /metrics`: the series of all processes on this socket, as Prometheus reads them."""
     del call
     settle()
-    kind = (b"content-type", CONTENT_TYPE_LATEST.encode())
-    return Reply(200, meters.exposition(_SHOWN), [kind, NO_STORE])
+    kind = (b"content-type", CONTENT_TYPE.encode())
+    return Reply(200, _SHOWN.text(), [kind, NO_STORE])
 
 
 async def _reaches_postgres(call: Call) -> bool:

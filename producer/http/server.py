@@ -17,7 +17,8 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from config import exposition, failpoints, logging, meters
+from config import failpoints, logging, meters, scrapes
+from config.exposition import Exposition
 from config.listening import listen
 from config.settings import Settings
 from producer.http.app import App
@@ -64,7 +65,7 @@ def run(settings: Settings) -> int:
     return family.run(stop_timeout_s=settings.api.drain_timeout_s + _CLOSING_S)
 
 
-def _listen(host: str, port: int, backlog: int = exposition.BACKLOG) -> socket.socket | None:
+def _listen(host: str, port: int, backlog: int = scrapes.BACKLOG) -> socket.socket | None:
     """Listen; None, with a line that says why, where that cannot be."""
     try:
         return listen(host, port, backlog)
@@ -80,7 +81,7 @@ def serve(
     server = make_server(settings)
     logging.write_behind()
     if scraped is not None:
-        exposition.serve(scraped, meters.registry("api"))
+        scrapes.serve(scraped, Exposition("api"))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.freeze()  # what is loaded now stays: no collection needs to look at it again
     gc.set_threshold(*_GC_THRESHOLDS)

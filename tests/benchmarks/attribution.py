@@ -97,6 +97,7 @@ _FILES: Final[Mapping[str, str]] = {
     "workers/runtime/worker.py": "consume",
     # What all of them count and tell.
     "config/exceptions.py": "observe",
+    "config/exposition.py": "observe",
     "config/logging.py": "observe",
     "config/meters.py": "observe",
     "config/redaction.py": "observe",

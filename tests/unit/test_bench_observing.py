@@ -197,6 +197,7 @@ COUNT_AND_LOG = """
     import logging as library
     import structlog
     from config import logging, meters
+    from config.exposition import Exposition
 
     logging.configure("api", "debug", "json")
     meters.introduce("api")
@@ -205,7 +206,7 @@ COUNT_AND_LOG = """
     meters.histogram("tidegate_sojourn_seconds").observe_many([1.0])
     structlog.get_logger().error("something")
     library.getLogger("celery").error("something")
-    shown = meters.exposition(meters.registry("every", "worker")).decode()
+    shown = Exposition("worker").text().decode()
     values = [
         float(line.rpartition(" ")[2]) for line in shown.splitlines() if line.startswith("tidegate")
     ]

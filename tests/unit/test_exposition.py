@@ -1,76 +1,78 @@
-"""Metrics are served on a port of their own, whatever single scrapers do."""
+"""What a process shows is what prometheus_client would write of the same series."""
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.request import urlopen
 
-import pytest
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
 
-from config import exposition
-from config.listening import listen
-
-SOON_S = 10.0
-
-
-@contextmanager
-def served(times: int = 1) -> Iterator[tuple[str, int]]:
-    """The address of one socket that is served by so many."""
-    registry = CollectorRegistry()
-    Gauge("things", "How many.", registry=registry).set(7)
-    listening = listen("127.0.0.1", 0, exposition.BACKLOG)
-    servers = [exposition.serve(listening, registry) for _ in range(times)]
-    try:
-        yield listening.getsockname()
-    finally:
-        for server in servers:
-            server.shutdown()
-        listening.close()
+from config import meters
+from config.exposition import Exposition
+from producer import metering  # noqa: F401 - an API's series
+from producer.http import metering as http_metering
+from workers.runtime import metering as worker_metering  # noqa: F401 - a worker's
 
 
-def scraped(port: int) -> str:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=SOON_S) as answer:
-        text: str = answer.read().decode()
-    return text
+class _Parsed(Collector):
+    """The families that a reader finds in a text."""
+
+    def __init__(self, text: bytes) -> None:
+        self.families = list(text_string_to_metric_families(text.decode()))
+
+    def collect(self) -> Iterator[Family]:
+        yield from self.families
 
 
-def test_a_scraper_that_is_silent_keeps_no_other_waiting() -> None:
-    with served() as address, socket.create_connection(address):
-        assert "things 7.0" in scraped(address[1])
+def written_by_prometheus_client(parsed: _Parsed) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(parsed)
+    return generate_latest(registry)
 
 
-def test_who_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exposition._Handler, "timeout", 0.1)
-    with served() as address, socket.create_connection(address, timeout=SOON_S) as silent:
-        assert silent.recv(1) == b""
+def ours(text: bytes) -> bytes:
+    """The text without what prometheus_client itself wrote of the process."""
+    return text[: text.index(b"# HELP process_")]
 
 
-def test_a_scraper_that_goes_away_in_the_middle_is_nobodys_trouble(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    with served() as address:
-        for _ in range(20):
-            with socket.create_connection(address) as gone:
-                gone.sendall(b"GET /metrics HT")
-        assert "things 7.0" in scraped(address[1])
-    assert "Traceback" not in capfd.readouterr().err
+def test_the_text_is_what_prometheus_client_would_write() -> None:
+    """To the byte: heads, labels, buckets, numbers great and small."""
+    http_metering.count_call("/v1/intents", 202, 0.012)
+    http_metering.settle()
+    meters.gauge("tidegate_service_per_second").set(1.5e-7)
+    meters.counter("tidegate_batches_total").inc(123_456_789)
+    text = ours(Exposition("api", "worker", "governor").text())
+    parsed = _Parsed(text)
+    assert len(parsed.families) > 25
+    assert sum(len(family.samples) for family in parsed.families) > 500
+    assert written_by_prometheus_client(parsed).decode() == text.decode()
 
 
-@pytest.mark.parametrize("servers", [1, 3])
-def test_several_scrapers_are_served_at_once(servers: int) -> None:
-    """By one, and by several on one socket: each of them is woken by each scraper."""
-    with served(servers) as address:
-        found: list[str] = []
-        threads = [
-            threading.Thread(target=lambda: found.append(scraped(address[1]))) for _ in range(20)
-        ]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join(SOON_S)
-    assert len(found) == 20
-    assert all("things 7.0" in text for text in found)
+def test_a_name_that_an_operator_gave_is_quoted() -> None:
+    """It can end no line and no quotes."""
+    name = 'worker "one"\n\\o/'
+    meters.gauge("celery_worker_tasks_active", hostname=name).set(3)
+    text = ours(Exposition("worker").text())
+    samples = {
+        sample.labels["hostname"]: sample.value
+        for family in _Parsed(text).families
+        for sample in family.samples
+        if sample.name == "celery_worker_tasks_active"
+    }
+    assert samples[name] == 3
+
+
+def test_a_series_that_is_asked_for_later_is_shown_from_then_on() -> None:
+    shown = Exposition("redispatcher")
+    before = shown.text()
+    meters.counter("tidegate_redispatched_total").inc()
+    assert b"tidegate_redispatched_total 1.0" not in before
+    assert b"tidegate_redispatched_total 1.0" in shown.text()
+
+
+def test_only_the_sources_that_were_asked_for_are_shown() -> None:
+    meters.counter("tidegate_batches_total")
+    assert b"tidegate_batches_total " in Exposition("worker").text()
+    assert b"tidegate_batches_total " not in Exposition("api").text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from config import meters
+from config.exposition import Exposition
 from producer.http import metering
 
 REQUESTS = "tidegate_http_requests_total"
@@ -30,7 +31,7 @@ def test_a_scrape_leaves_the_loops_books_alone() -> None:
     metering.settle()
     before = shown()
     metering.count_call(ROUTE, 202, 0.01)
-    text = meters.exposition(meters.registry("api")).decode()
+    text = Exposition("api").text().decode()
     assert f'{REQUESTS}{{route="{ROUTE}",status="2xx"}} {before}' in text
     metering.settle()
     assert shown() == before + 1

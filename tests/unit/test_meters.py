@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from config import meters
+from config.exposition import Exposition
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(program: str) -> str:
     """Run a program in a process of its own: memory is shared once in a life."""
-    head = "import os\nfrom config import meters\n"
+    head = "import os\nfrom config import meters\nfrom config.exposition import Exposition\n"
     done = subprocess.run(  # noqa: PLW1510 - asserted below, with what it said
         [sys.executable, "-c", head + program],
         capture_output=True,
@@ -39,7 +40,7 @@ def bear(place, work):
     work()
     os._exit(0)
 """
-SHOW = "\nprint(meters.exposition(meters.registry('worker', 'api')).decode())"
+SHOW = "\nprint(Exposition('worker', 'api').text().decode())"
 
 
 def value(text: str, series: str) -> float | None:
@@ -148,7 +149,7 @@ def test_threads_lose_no_count() -> None:
 
 
 def _now(series: str) -> float:
-    found = value(meters.exposition(meters.registry("worker")).decode(), series)
+    found = value(Exposition("worker").text().decode(), series)
     assert found is not None
     return found
 
@@ -172,9 +173,9 @@ def test_what_is_not_in_the_catalogue_cannot_be_counted(call: object) -> None:
 def test_an_unknown_number_is_not_shown_as_zero() -> None:
     """A gauge before it is set, and after it was set to None."""
     gauge = meters.gauge("tidegate_admitted_per_second")
-    shown = meters.registry("governor")
-    assert value(meters.exposition(shown).decode(), "tidegate_admitted_per_second") is None
+    shown = Exposition("governor")
+    assert value(shown.text().decode(), "tidegate_admitted_per_second") is None
     gauge.set(12)
-    assert value(meters.exposition(shown).decode(), "tidegate_admitted_per_second") == 12
+    assert value(shown.text().decode(), "tidegate_admitted_per_second") == 12
     gauge.set(None)
-    assert value(meters.exposition(shown).decode(), "tidegate_admitted_per_second") is None
+    assert value(shown.text().decode(), "tidegate_admitted_per_second") is None

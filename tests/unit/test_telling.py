@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from config import meters
+from config.exposition import Exposition
 from workers.domain.governor import Sample
 from workers.domain.overload import Level, Policy
 from workers.runtime.telling import Telling
@@ -25,7 +25,7 @@ def report(at_s: float = 10.0, wait_ms: int = 800, **sample: Any) -> TickReport:
 
 
 def shown() -> dict[str, float]:
-    text = meters.exposition(meters.registry("governor")).decode()
+    text = Exposition("governor").text().decode()
     lines = [line for line in text.splitlines() if line.startswith("tidegate_")]
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
 

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from config import exposition, meters
+from config import meters, scrapes
+from config.exposition import Exposition
 from config.listening import listen
 from config.settings import Settings
 from workers.contract.celery_app import make_app
@@ -43,12 +44,10 @@ def run(settings: Settings) -> int:
     meters.introduce("exporter")
     stop = told_to_stop()
     exporter = Exporter(settings)
-    shown = meters.registry("exporter")
-    shown.register(exporter)
     listening = listen(
-        settings.exporter.metrics_host, settings.exporter.metrics_port, exposition.BACKLOG
+        settings.exporter.metrics_host, settings.exporter.metrics_port, scrapes.BACKLOG
     )
-    server = exposition.serve(listening, shown)
+    server = scrapes.serve(listening, Exposition("exporter", beside=[exporter]))
     _log.info("exporting", port=server.server_port)
     heartbeat = Heartbeat(settings.exporter)
     heartbeat.start()

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct, field
-from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from config.catalogue import metric
-from config.meters import family_of
+from config.catalogue import Metric, metric
 from workers.domain.outcome import Refusal
 from workers.store.figures import Figures
 
@@ -32,13 +31,18 @@ class Reading(Struct, frozen=True, kw_only=True):
     drift_took_s: float = 0.0
 
 
-def families(reading: Reading) -> Iterator[Family]:
+def families(reading: Reading) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
     """Yield a family for each metric that the reading knows something of."""
     for name, series in {**_of_servers(reading), **_of_tables(reading)}.items():
-        family = family_of(metric(name))
+        family = _family_of(metric(name))
         for labels, value in series.items():
-            family.add_metric(labels, value)  # type: ignore[attr-defined]
+            family.add_metric(labels, value)
         yield family
+
+
+def _family_of(known: Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    kind = CounterMetricFamily if known.kind == "counter" else GaugeMetricFamily
+    return kind(known.name, known.meaning, labels=tuple(known.labels))
 
 
 def _of_servers(reading: Reading) -> dict[str, Series]:

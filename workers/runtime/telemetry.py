@@ -6,8 +6,9 @@ from typing import Final
 
 import structlog
 
-from config import exposition, meters
+from config import scrapes
 from config.catalogue import Source
+from config.exposition import Exposition
 from config.listening import listen
 from config.sampling import Sample
 from workers.service.process_batch import BatchReport
@@ -23,7 +24,7 @@ def serve_metrics(host: str, port: int, *sources: Source) -> None:
     Raises OSError where it cannot listen.
     """
     if port:
-        exposition.serve(listen(host, port, exposition.BACKLOG), meters.registry(*sources))
+        scrapes.serve(listen(host, port, scrapes.BACKLOG), Exposition(*sources))
 
 
 def tell_batch(report: BatchReport, sample: Sample) -> None:
