@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -17,9 +18,13 @@ def find(package: str, *names: str) -> str:
     """Return the path of the first of these names on the PATH; `package` is Debian's."""
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
-        say = f"needs {' or '.join(names)} on the PATH (Debian: apt-get install {package})"
-        (pytest.fail if REQUIRE_ALL else pytest.skip)(say)
+        lacking(f"needs {' or '.join(names)} on the PATH (Debian: apt-get install {package})")
     return path
+
+
+def lacking(say: str) -> NoReturn:
+    """Skip aloud for want of something that can be installed; fail where all must be there."""
+    (pytest.fail if REQUIRE_ALL else pytest.skip)(say)
 
 
 def forget_variable() -> None:

@@ -25,7 +25,7 @@ from workers.contract.names import ORDERS_QUEUE, PROCESS_BATCH_TASK
 
 CAMPAIGN = Path(__file__).with_name("busy.toml")
 SKUS = ["hot", "warm", "rare"]
-SOON_S = 30.0
+SOON_S = 120.0  # a node starts in seconds where it is alone
 
 
 @pytest.fixture(scope="module")

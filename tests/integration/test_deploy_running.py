@@ -21,6 +21,7 @@ from systemd_room import Room
 
 from deploy.embedded import process
 from deploy.embedded.ports import free_port, is_free
+from tests import programs
 from tests.deploy_files import DEPLOY, PROCESSES, PROJECT, SYSTEMD
 
 pytestmark = pytest.mark.slow
@@ -188,6 +189,7 @@ UNITS = {
 @pytest.fixture(scope="module")
 def room(whole: Compose, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     """A systemd with our units, installed as DEPLOY.md says, on the servers of compose.yaml."""
+    programs.find("systemd", str(systemd_room.SYSTEMD))
     if systemd_room.why_not():
         pytest.skip(systemd_room.why_not())
     folder = tmp_path_factory.mktemp("room")

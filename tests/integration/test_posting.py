@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from webhook_kit import Receiver, Reply, receiving
 
+from tests import programs
 from workers.contract.posting import BODY_BYTES_MAX, HEAD_BYTES_MAX, Poster
 from workers.domain.delivery import ERROR_CHARS_MAX, Answer
 from workers.domain.destination import Refused
@@ -250,8 +250,7 @@ def test_retry_after_and_the_status_are_read() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for hooks.example, with its key in the same file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make a certificate")
+    programs.find("openssl", "openssl")
     path = tmp_path_factory.mktemp("tls") / "both.pem"
     made = subprocess.run(
         [

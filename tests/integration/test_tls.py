@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import ssl
 import threading
@@ -25,6 +24,7 @@ from tls_proxy import (
 )
 
 from config.settings import Broker, Settings
+from tests import programs
 from workers.contract.celery_app import make_app
 from workers.contract.gate import GateUnreachable, open_client, open_gate
 from workers.store.pool import PRODUCER, Bounds, connect
@@ -33,8 +33,7 @@ from workers.store.pool import PRODUCER, Bounds, connect
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Who certifies `localhost`."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make certificates")
+    programs.find("openssl", "openssl")
     return authority(tmp_path_factory.mktemp("ours"))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from config.settings import Settings
 from deploy.cli.root import COMMANDS
+from tests import programs
 from tests.deploy_files import PROCESSES, SYSTEMD, make_secrets, run_tool, settings_of, unit
 from workers.runtime.redispatcher import CLAIMS_OLDER_MS
 
@@ -27,9 +28,7 @@ SERVING = sorted(set(UNITS) - {"migrate"})
 CLOSING_S = 10  # what a process of ours takes beyond its drain
 EXPOSURE_MAX = 2.0  # of 10, by systemd's own measure
 
-analysed = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd is not installed here"
-)
+ANALYSE = "systemd-analyze"
 
 
 def value(file: str, key: str) -> str:
@@ -67,18 +66,18 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@analysed
 @pytest.mark.parametrize("name", ["tidegate.target", *(name for name, _ in UNITS.values())])
 def test_systemd_understands_every_line(name: str, installed: Path) -> None:
-    done = run_tool("systemd-analyze", "verify", f"--root={installed}", "--man=no", name)
+    done = run_tool(
+        programs.find("systemd", ANALYSE), "verify", f"--root={installed}", "--man=no", name
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@analysed
 @pytest.mark.parametrize("process", sorted(UNITS))
 def test_no_service_can_do_more_than_it_must(process: str, installed: Path) -> None:
     done = run_tool(
-        "systemd-analyze",
+        programs.find("systemd", ANALYSE),
         "security",
         "--offline=true",
         "--no-pager",

@@ -53,7 +53,7 @@ def publishing(broker: _Broker) -> Iterator[Publisher]:
 
 
 def _comes_true(holds: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not holds() and time.monotonic() < until:
         time.sleep(0.002)
     return holds()
