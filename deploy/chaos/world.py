@@ -223,8 +223,8 @@ class World:
 
     def _arrange(self, children: Sequence[Child]) -> list[Child]:
         """Lay out the processes as the variety has it."""
-        without = self._mutation.without if self._mutation is not None else ""
-        arranged = [child for child in children if child.role != without]
+        without = {self.variety.without, self._mutation.without if self._mutation else ""}
+        arranged = [child for child in children if child.role not in without]
         for child in list(arranged):
             if child.role == "redispatcher":
                 arranged += list(_twins(child, self.variety.redispatchers))
