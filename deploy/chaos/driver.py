@@ -262,9 +262,9 @@ class Driver:
     # ---- the end
 
     async def _leave(self) -> None:
-        """Send everybody away who is still here, as after Ctrl-C."""
+        """End all that goes on, as after Ctrl-C: buyers, and what nobody waits for any more."""
         self._arriving = self._patient = False
-        rest = list(self._tasks)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
@@ -277,13 +277,13 @@ class Driver:
         return not self._tasks
 
     async def _final_round(self) -> None:
-        questions = [self._until_known(wish, self._poll) for _, wish in self.receipts.values()]
-        questions += [self._until_known(wish, self._find) for wish in self.unclear.values()]
+        questions = [(wish, self._poll) for _, wish in self.receipts.values()]
+        questions += [(wish, self._find) for wish in self.unclear.values()]
         waiting = iter(questions)
 
         async def lane() -> None:
-            for question in waiting:
-                await question
+            for wish, ask in waiting:
+                await self._until_known(wish, ask)
 
         await asyncio.gather(*(lane() for _ in range(_FINAL_LANES)))
 

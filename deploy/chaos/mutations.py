@@ -56,6 +56,12 @@ _MUTATIONS: Final = (
         without="redispatcher",
     ),
     Mutation(
+        name="ack-before-commit",
+        line="a hint is acknowledged before its batch is committed, and nobody looks for lost ones",
+        breaks=("I1", "I10"),
+        scenario="hints-in-hand",
+    ),
+    Mutation(
         name="never-reconciled",
         line="what died while in flight stays in flight for the gate",
         breaks=("I12",),
@@ -80,6 +86,13 @@ _MUTATIONS: Final = (
         breaks=("I5",),
         scenario="children",
         statements=_SQL.limit_unchecked,
+    ),
+    Mutation(
+        name="budget-unchecked",
+        line="nobody looks whether a coupon fits into the budget, and no constraint does",
+        breaks=("I5",),
+        scenario="children",
+        statements=_SQL.budget_unchecked,
     ),
     Mutation(
         name="keys-not-unique",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Callable
 from random import Random
 from types import TracebackType
 from typing import Final, Literal, Self
+
+from deploy.chaos.serving import listen, served
 
 _CHUNK: Final = 65_536
 _SLICED_BYTES: Final = 128  # of a chunk come one by one, the rest after them
@@ -49,9 +50,10 @@ class Proxy:
         self._upstream = upstream
         self.random = Random(0)
         self._links: set[_Link] = set()
-        self._listener = socket.create_server((host, 0))
+        self._listener = listen(host)
         self.port = int(self._listener.getsockname()[1])
         self._loop = asyncio.new_event_loop()
+        self._ending = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
 
@@ -86,22 +88,15 @@ class Proxy:
             self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        self._ending = asyncio.Event()
-        server = await asyncio.start_server(self._link, sock=self._listener)
-        await self._ending.wait()
-        server.close()
-        for link in list(self._links):
-            link.close()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        async with served(self._listener, self._link):
+            await self._ending.wait()
+            for link in list(self._links):
+                link.close()
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there = await asyncio.open_connection(*self._upstream())
         except OSError:
-            writer.transport.abort()
             return
         link = _Link(self, (reader, writer), there)
         self._links.add(link)

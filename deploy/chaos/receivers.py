@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from deploy.chaos.history import now
+from deploy.chaos.serving import listen, served
 from deploy.embedded.seeding import GATEWAY
 from workers.contract.webhook import WebhookSecrets
 from workers.store import webhooks
@@ -31,7 +32,6 @@ _SILENT_S: Final = 3_600.0
 _ENDLESS_PAUSE_S: Final = 0.2
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length:"
-_HEAD_BYTES_MAX: Final = 65_536
 _STOP_S: Final = 5.0
 _TAKEN: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 _FAILED: Final = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
@@ -60,9 +60,10 @@ class Receivers:
         self._away = False
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
+        self._ending = asyncio.Event()
+        self._listener = listen()
+        self.port = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._run, name="receivers", daemon=True)
-        self.port = 0
 
     def register(self, connection: Connection, master: str) -> None:
         """Make every one of them an endpoint of the gateway. Raises WebhookError."""
@@ -91,7 +92,6 @@ class Receivers:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._ready.wait(_STOP_S)
         return self
 
     def __exit__(
@@ -108,16 +108,8 @@ class Receivers:
             self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        self._ending = asyncio.Event()
-        server = await asyncio.start_server(self._talk, "127.0.0.1", 0, limit=_HEAD_BYTES_MAX)
-        self.port = int(server.sockets[0].getsockname()[1])
-        self._ready.set()
-        await self._ending.wait()
-        server.close()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        async with served(self._listener, self._talk):
+            await self._ending.wait()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take posts on one connection until it, or its receiver, ends."""
@@ -131,7 +123,6 @@ class Receivers:
                 self._note(name, body)
                 if not await _BAD.get(name, _sound)(writer):
                     break
-        writer.transport.abort()
 
     def _note(self, receiver: str, body: bytes) -> None:
         event: Mapping[str, Any] = msgspec.json.decode(body)

@@ -22,6 +22,7 @@ from deploy.embedded import process
 from workers.contract.names import ORDERS_QUEUE
 
 _EVERY_S: Final = 0.5
+_STOP_S: Final = 5.0  # a look at a server that does not answer takes longer, and is not waited for
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _ROLES: Final = (
     "api",
@@ -80,7 +81,7 @@ class Sampler:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_STOP_S)
 
     def _run(self) -> None:
         while not self._stop.wait(_EVERY_S):

@@ -54,6 +54,7 @@ class Variety(Struct, frozen=True):
     apart: bool = False  # the last worker in a network namespace of its own
     deadly: bool = False  # some intents kill the worker child that decides them
     webhooks: bool = False  # the gateway has receivers: a sound one, and bad ones
+    without: str = ""  # a role that is not started
     settings: tuple[tuple[str, str], ...] = ()  # TIDEGATE_… for the processes
 
 

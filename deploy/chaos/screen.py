@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol, TextIO
 
@@ -101,6 +102,21 @@ class PlainScreen:
         elapsed = int(monotonic() - self._began)
         self._out.write(f"{elapsed // 60:02}:{elapsed % 60:02} {text}\n")
         self._out.flush()
+
+
+class Heeding:
+    """Another screen, and `heed` at each look at the run: it may raise, to end it."""
+
+    def __init__(self, screen: Screen, heed: Callable[[], None]) -> None:
+        self._heed = heed
+        self.begin, self.event = screen.begin, screen.event
+        self.done, self.close = screen.done, screen.close
+        self._show = screen.show
+
+    def show(self, picture: Picture) -> None:
+        """See `Screen`."""
+        self._heed()
+        self._show(picture)
 
 
 def _place(number: int, of: int | None) -> str:

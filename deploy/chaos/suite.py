@@ -190,7 +190,8 @@ def is_whole(world: World) -> bool:
     if world.spent:
         return False
     found = world.cluster.processes()
-    every = (*_EVERY_ONE, "rabbitmq") if world.variety.rabbitmq else _EVERY_ONE
+    every = {*_EVERY_ONE, *(["rabbitmq"] if world.variety.rabbitmq else [])}
+    every.discard(world.variety.without)
     return all(found.get(role) for role in every) and len(found.get("worker", [])) == WORKERS
 
 

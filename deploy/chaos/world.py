@@ -105,15 +105,17 @@ class World:
         """Stop everything, hastily: it is judged. Keep the logs; the servers' data are removed."""
         if hasattr(self, "cluster"):
             self.cluster.hasten()
-        logs = self.data / "logs"
+        with contextlib.ExitStack() as last:  # however often somebody presses Ctrl-C
+            last.callback(shutil.rmtree, self.data, ignore_errors=True)
+            if "logs" in self.variety.disks:
+                self._keep_logs()
+            else:
+                last.callback(self._keep_logs)
+            self._stack.close()
+
+    def _keep_logs(self) -> None:
         with contextlib.suppress(OSError):
-            if logs.is_dir() and "logs" in self.variety.disks:
-                shutil.copytree(logs, self.folder / "logs", dirs_exist_ok=True)
-        self._stack.close()
-        with contextlib.suppress(OSError):
-            if logs.is_dir() and "logs" not in self.variety.disks:
-                shutil.copytree(logs, self.folder / "logs", dirs_exist_ok=True)
-        shutil.rmtree(self.data, ignore_errors=True)
+            shutil.copytree(self.data / "logs", self.folder / "logs", dirs_exist_ok=True)
 
     @property
     def data(self) -> Path:
@@ -223,8 +225,8 @@ class World:
 
     def _arrange(self, children: Sequence[Child]) -> list[Child]:
         """Lay out the processes as the variety has it."""
-        without = self._mutation.without if self._mutation is not None else ""
-        arranged = [child for child in children if child.role != without]
+        without = {self.variety.without, self._mutation.without if self._mutation else ""}
+        arranged = [child for child in children if child.role not in without]
         for child in list(arranged):
             if child.role == "redispatcher":
                 arranged += list(_twins(child, self.variety.redispatchers))

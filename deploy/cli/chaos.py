@@ -21,10 +21,11 @@ from deploy.cli.levers import Duration
 from deploy.cli.output import json_option, show
 
 if TYPE_CHECKING:
+    from deploy.chaos.screen import Screen
     from deploy.chaos.verdict import Report
 
 # A terminal that was closed, and a caller that gave up, stop it as Ctrl-C does.
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LEAST = timedelta(seconds=2)  # the load has to begin
 
 
@@ -116,12 +117,11 @@ def _check(name: str | None, mutation: str | None) -> None:
 
 
 def _run(name: str, seed: int, duration_s: float | None, folder: Path, *, as_json: bool) -> int:
-    from deploy.chaos import screen, suite, verdict
+    from deploy.chaos import suite, verdict
 
     scenarios = suite.chosen(name)
     wish = suite.Wish(scenarios=scenarios, seed=seed, duration_s=duration_s, folder=folder)
-    shown = screen.choose(len(scenarios), sys.stderr if as_json else sys.stdout)
-    with contextlib.closing(shown), _stoppable(folder):
+    with _shown(len(scenarios), folder, as_json=as_json) as shown:
         result = suite.run(wish, shown)
     text = [line for one in result.verdicts for line in verdict.lines(one)]
     show(result, "\n".join(["", *text, "", *verdict.summary(result)]), as_json=as_json)
@@ -135,12 +135,11 @@ def _exit_code(result: Report) -> int:
 
 
 def _mutate(name: str, seed: int, folder: Path, *, as_json: bool) -> int:
-    from deploy.chaos import screen, suite
+    from deploy.chaos import suite
     from deploy.chaos.mutations import MUTATIONS
 
     names = list(MUTATIONS) if name == "all" else [name]
-    shown = screen.choose(len(names), sys.stderr if as_json else sys.stdout)
-    with contextlib.closing(shown), _stoppable(folder):
+    with _shown(len(names), folder, as_json=as_json) as shown:
         noticed = suite.mutate(names, seed, folder, shown)
     width = max(map(len, names))
     text = "\n".join(f"{one.mutation:<{width}}  {one.said}" for one in noticed)
@@ -149,10 +148,9 @@ def _mutate(name: str, seed: int, folder: Path, *, as_json: bool) -> int:
 
 
 def _gather_kills(count: int, seed: int, folder: Path, *, as_json: bool) -> int:
-    from deploy.chaos import kills, screen
+    from deploy.chaos import kills
 
-    shown = screen.choose(None, sys.stderr if as_json else sys.stdout)
-    with contextlib.closing(shown), _stoppable(folder):
+    with _shown(None, folder, as_json=as_json) as shown:
         result = kills.gather(count, seed, folder, shown)
     show(result, "\n".join(["", *kills.lines(result), f"evidence: {folder}"]), as_json=as_json)
     return 0 if result.clean else faults.NOT_FINE
@@ -185,19 +183,39 @@ def _list(*, as_json: bool) -> int:
     return 0
 
 
+class _Stop:
+    """A signal to stop: raised where it finds us, and noted.
+
+    What is raised in a destructor or in a callback is lost there; `heed` raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def heed(self) -> None:
+        """Stop, if we were asked to."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def _stoppable(folder: Path) -> Iterator[None]:
-    """Let signals that end a process end it as Ctrl-C does: with everything stopped.
+def _shown(scenarios: int | None, folder: Path, *, as_json: bool) -> Iterator[Screen]:
+    """Show a run, and let signals that end a process end it as Ctrl-C does: with everything stopped.
 
     What was gathered until then stays, and where that is is said.
     """
+    from deploy.chaos import screen
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+    stop = _Stop()
+    shown = screen.choose(scenarios, sys.stderr if as_json else sys.stdout)
     earlier = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
-        yield
+        with contextlib.closing(shown):
+            yield screen.Heeding(shown, stop.heed)
     except KeyboardInterrupt:
         click.echo(f"stopped; evidence so far: {folder}", err=True)
         raise

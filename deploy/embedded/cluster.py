@@ -9,6 +9,7 @@ share one machine and one superuser.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,6 @@ class Cluster:
         self._metrics: dict[str, str] = {}
         self._up = False
         self._stop_lock = threading.Lock()
-        self._write_lock = threading.Lock()
         self._folder: DataFolder | None = None
         self._supervisor: Supervisor
         self._servers: Servers
@@ -118,7 +118,7 @@ class Cluster:
             if not self._servers_only:
                 self._start_apps(self._folder, campaign)
             self._up = True
-            self._write_endpoints()
+            self._supervisor.tell()
         except BaseException:
             self.hasten()
             self.stop()
@@ -129,12 +129,17 @@ class Cluster:
         with self._stop_lock:
             if self._folder is None:
                 return
-            if hasattr(self, "_supervisor"):
-                self._supervisor.stop_all(_STOP_ORDER)
-                self._supervisor.close()
-            endpoints.remove(self._folder.path)
-            self._folder.close()
-            self._folder = None
+            # Whatever interrupts it, such as another Ctrl-C: nothing is left running.
+            with contextlib.ExitStack() as last:
+                last.callback(self._leave, self._folder)
+                if hasattr(self, "_supervisor"):
+                    last.callback(self._supervisor.close)
+                    self._supervisor.stop_all(_STOP_ORDER)
+
+    def _leave(self, folder: DataFolder) -> None:
+        self._folder = None
+        endpoints.remove(folder.path)
+        folder.close()
 
     def hasten(self) -> None:
         """Make a stop that is under way, or comes, short. May be called from a signal handler."""
@@ -249,7 +254,7 @@ class Cluster:
         given = self._settings.broker
         return replace(given, url=self.rabbitmq.url) if self._with_rabbitmq else given
 
-    def _write_endpoints(self, _: Processes | None = None) -> None:
-        with self._write_lock:
-            if self._up:  # who waits for the file may then use what it names
-                self.endpoints().write(self.data)
+    def _write_endpoints(self, _: Processes) -> None:
+        """Write them down; the supervisor calls it, never twice at a time."""
+        if self._up:  # who waits for the file may then use what it names
+            self.endpoints().write(self.data)

@@ -50,7 +50,10 @@ class _Kept:
 
 
 class Supervisor:
-    """A set of children. `on_change` is called, from our thread, whenever a pid has changed."""
+    """A set of children.
+
+    `on_change` is called, from our thread, whenever a pid has changed, and never twice at a time.
+    """
 
     def __init__(
         self,
@@ -98,15 +101,19 @@ class Supervisor:
                 del self._kept[one.child.name]
 
     def stop_all(self, order: Sequence[Sequence[str]]) -> None:
-        """Stop children role by role: each step of `order` together, what is not named first."""
+        """Stop children role by role: each step of `order` together, what is not named first.
+
+        In haste what is left of them is stopped all together.
+        """
         with self._lock:
             named = {role for step in order for role in step}
             steps = [
                 [name for name, one in self._kept.items() if one.child.role not in named],
                 *([n for n, one in self._kept.items() if one.child.role in step] for step in order),
             ]
-        for step in steps:
-            self.stop(step)
+        while steps and not self._hasty.is_set():
+            self.stop(steps.pop(0))
+        self.stop([name for step in steps for name in step])
 
     def hasten(self) -> None:
         """Give those that are being stopped, and are stopped later, hardly any time."""
@@ -133,6 +140,13 @@ class Supervisor:
                         found.setdefault(one.child.forks_role, []).extend(one.forks)
         return found
 
+    def tell(self) -> None:
+        """Call `on_change` now, from the caller's thread; raises what it raises."""
+        with self._lock:
+            now = self.processes()
+            self._on_change(now)
+            self._told = now
+
     def _run(self) -> None:
         while not self._closing.wait(_TICK_S):
             with self._lock:
@@ -148,7 +162,7 @@ class Supervisor:
         try:
             self._on_change(now)
         except OSError as failed:  # such as a full disk; told again at the next tick
-            self._on_event(f"cannot write down which processes run: {failed}")
+            self._say(f"cannot write down which processes run: {failed}")
         else:
             self._told = now
 
@@ -159,8 +173,13 @@ class Supervisor:
             try:
                 self._spawn(one)
             except OSError as failed:  # no memory, no disk, no pids: it may pass
-                self._on_event(f"{one.child.name} cannot be started: {failed}")
+                self._say(f"{one.child.name} cannot be started: {failed}")
                 self._fail(one)
+
+    def _say(self, event: str) -> None:
+        # Who cannot be told, such as the reader of a pipe that is gone, must not end what we keep.
+        with contextlib.suppress(OSError):
+            self._on_event(event)
 
     def _spawn(self, one: _Kept) -> None:
         child = one.child
@@ -189,7 +208,7 @@ class Supervisor:
             one.stopping = True  # never came up: its starter is told, and decides
             return
         delay_s = self._fail(one)
-        self._on_event(f"{one.child.name} {_ended(code)}; started again in {delay_s:.1f} s")
+        self._say(f"{one.child.name} {_ended(code)}; started again in {delay_s:.1f} s")
 
     def _fail(self, one: _Kept) -> float:
         now = time.monotonic()
@@ -229,7 +248,7 @@ class Supervisor:
 
         process.until(over, one.child.stop_timeout_s + _TICK_S)
         if one.life is not None:
-            self._on_event(f"{one.child.name} did not stop in time and was killed")
+            self._say(f"{one.child.name} did not stop in time and was killed")
             with self._lock:
                 self._signal(one, Signals.SIGKILL)
             process.until(lambda: one.life is None, _KILLED_S)

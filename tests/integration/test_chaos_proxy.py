@@ -154,3 +154,22 @@ def test_without_a_server_a_connection_ends_at_once() -> None:
         contextlib.suppress(ConnectionError),
     ):
         assert client.recv(1) == b""
+
+
+def test_links_that_are_alive_in_the_end_are_cut_and_nobody_complains(
+    echo: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also those of bytes that are still under way, and of a hole."""
+    with Proxy(lambda: echo.address) as proxy:
+        clients = [socket.create_connection(("127.0.0.1", proxy.port), SOON_S) for _ in range(3)]
+        for client in clients:
+            assert exchange(client, b"hello") == b"hello"
+        proxy.weather.delay_s = 60.0
+        clients[0].sendall(b"late")
+        time.sleep(0.05)
+        proxy.weather.holes.add("there")
+        clients[1].sendall(b"held")
+    for client in clients:
+        with client, contextlib.suppress(ConnectionError):
+            assert client.recv(10) == b""
+    assert caplog.text == ""

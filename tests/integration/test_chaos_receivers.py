@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
 
 from deploy.chaos.receivers import Receivers
+from deploy.embedded import process
 
 EVENT = {
     "id": "evt_1_committed",
@@ -36,6 +39,13 @@ def post(receivers: Receivers, name: str) -> int:
         return answer.status
     finally:
         talk.close()
+
+
+def dial(receivers: Receivers, name: str, said: str = json.dumps(EVENT)) -> HTTPConnection:
+    """Post, and wait for no answer."""
+    talk = HTTPConnection("127.0.0.1", receivers.port, timeout=5)
+    talk.request("POST", f"/{name}", said)
+    return talk
 
 
 def test_the_sound_one_takes_what_comes_and_it_is_written_down(
@@ -70,11 +80,33 @@ def test_a_failing_one_says_so(receivers: Receivers) -> None:
 
 
 def test_an_endless_one_answers_and_never_comes_to_an_end(receivers: Receivers) -> None:
-    talk = HTTPConnection("127.0.0.1", receivers.port, timeout=5)
-    try:
-        talk.request("POST", "/endless", json.dumps(EVENT))
+    with closing(dial(receivers, "endless")) as talk:
         answer = talk.getresponse()
         assert answer.read(3) == b"xxx"
         assert not answer.isclosed()
-    finally:
-        talk.close()
+
+
+def test_those_who_still_wait_in_the_end_are_cut_and_nobody_complains(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each receiver keeps its connection as long as it can."""
+    names = ["sound", "slow", "silent", "failing", "endless"]
+    with ExitStack() as waiting:
+        with Receivers() as receivers:
+            talks = [waiting.enter_context(closing(dial(receivers, name))) for name in names]
+            assert process.until(lambda: len(receivers.heard) == len(names), 5)
+        silent = talks[names.index("silent")]
+        with pytest.raises((HTTPException, OSError)):
+            silent.getresponse()
+    assert caplog.text == ""
+
+
+def test_what_goes_wrong_in_a_receiver_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with Receivers() as receivers:
+        with (
+            closing(dial(receivers, "sound", "no event")) as talk,
+            pytest.raises((HTTPException, OSError)),
+        ):
+            talk.getresponse()
+    gc.collect()
+    assert "DecodeError" in caplog.text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +16,9 @@ import pytest
 
 from deploy.embedded import process
 from deploy.embedded.child import Child
+from deploy.embedded.cluster import Cluster
 from deploy.embedded.errors import EmbeddedError
+from deploy.embedded.folder import DataFolder
 from deploy.embedded.supervisor import Processes, Supervisor
 
 WAIT_S = 10
@@ -29,6 +33,14 @@ PARENT = (
     "    if os.fork() == 0:\n"
     "        time.sleep(600)\n"
     "time.sleep(600)\n"
+)
+FORKING = (
+    "import os, time\n"
+    "while True:\n"
+    "    if (fork := os.fork()) == 0:\n"
+    "        time.sleep(0.2)\n"
+    "        os._exit(0)\n"
+    "    os.waitpid(fork, 0)\n"
 )
 
 
@@ -161,6 +173,83 @@ def test_a_stop_can_be_hastened(watched: Watched) -> None:
     began = time.monotonic()
     watched.supervisor.stop(["api"])
     assert time.monotonic() - began < 5
+
+
+def test_in_haste_all_are_stopped_together(watched: Watched) -> None:
+    """Each role in its turn would take as many seconds as there are roles."""
+    roles = ("api", "worker", "postgres")
+    for role in roles:
+        watched.start(role, STUBBORN, stop_timeout_s=60)
+        assert came(lambda role=role: watched.said(role, "deaf"))
+    watched.supervisor.hasten()
+    began = time.monotonic()
+    watched.supervisor.stop_all([[role] for role in roles])
+    assert time.monotonic() - began < 2.5
+    assert watched.supervisor.processes() == {}
+
+
+def test_what_interrupts_a_stop_leaves_nothing_running(watched: Watched, tmp_path: Path) -> None:
+    """A second Ctrl-C, in the midst of what the first one began."""
+    watched.start("api", STUBBORN, stop_timeout_s=60)
+    assert came(lambda: watched.said("api", "deaf"))
+    alive = process.identify(watched.pids("api")[0])
+    assert alive is not None
+    cluster = Cluster(tmp_path / "data")
+    cluster._folder = DataFolder(tmp_path / "data")
+    cluster._supervisor = watched.supervisor
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cluster.stop()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+    assert process.await_end([alive], 0) == []
+    DataFolder(tmp_path / "data").close()  # nobody holds it any more
+
+
+def test_who_cannot_be_told_of_events_does_not_end_what_is_kept(tmp_path: Path) -> None:
+    """`tidegate chaos | head`: the reader of our output is gone."""
+
+    def gone(event: str) -> None:
+        raise BrokenPipeError(event)
+
+    supervisor = Supervisor(tmp_path, on_event=gone)
+    watched = Watched(supervisor, tmp_path)
+    watched.start("worker-1", STUBBORN, role="worker", stop_timeout_s=0.2)
+    assert came(lambda: watched.said("worker-1", "deaf"))
+    (before,) = watched.pids("worker")
+    os.kill(before, Signals.SIGKILL)
+    assert came(lambda: watched.pids("worker") not in ([before], []))
+    began = time.monotonic()
+    supervisor.close()
+    assert time.monotonic() - began < 5
+
+
+def test_what_a_caller_has_told_and_what_we_tell_come_one_at_a_time(tmp_path: Path) -> None:
+    """With a lock of its own, and ours for who runs, the listener could wait for us for ever."""
+    telling = threading.Lock()
+    crossed: list[Processes] = []
+
+    def hear(running: Processes) -> None:
+        if not telling.acquire(blocking=False):
+            crossed.append(running)
+            return
+        time.sleep(0.01)
+        assert supervisor.processes() == running
+        telling.release()
+
+    supervisor = Supervisor(tmp_path, hear)
+    Watched(supervisor, tmp_path).start("worker-1", FORKING, forks_role="worker-child")
+    for _ in range(100):
+        supervisor.tell()
+    supervisor.close()
+    assert crossed == []
 
 
 def test_a_child_that_is_stopped_stays_stopped(watched: Watched) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
-from deploy.cli.chaos import Lasting, chaos
+from deploy.chaos.screen import Picture
+from deploy.cli.chaos import Lasting, _shown, chaos
 from deploy.cli.target import Invocation
 
 
@@ -51,3 +56,49 @@ def test_help_names_every_way_to_run_it() -> None:
         "--mutation",
     ):
         assert option in told
+
+
+class Dying:
+    """Its destructor is where the signal comes."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self._number)
+
+
+@pytest.fixture
+def unheard() -> Iterator[None]:
+    """Ctrl-C is ignored, as by what a shell without job control starts in the background."""
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    assert signal.signal(signal.SIGINT, earlier) == signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("unheard")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_to_end_stops_it_and_says_where_the_evidence_is(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), _shown(1, Path("/evidence"), as_json=True):
+        signal.raise_signal(number)
+    assert capsys.readouterr().err == "stopped; evidence so far: /evidence\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_is_lost_in_a_destructor_stops_it_at_the_next_look(tmp_path: Path) -> None:
+    """Python prints what a destructor raises, and goes on: the run would go on to its end."""
+    passed = []
+
+    def run() -> None:
+        with _shown(1, tmp_path, as_json=True) as shown:
+            shown.show(Picture(stage="faults"))
+            Dying(signal.SIGINT)
+            passed.append("the signal")
+            shown.show(Picture(stage="faults"))
+            passed.append("the look")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert passed == ["the signal"]

@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 
 from deploy.chaos import harness
-from deploy.chaos.workload import RARE, Wish, everyday, sell_out
+from deploy.chaos.workload import PRICED, RARE, Wish, everyday, sell_out
 
 COUPONS = [(f"c-{n}", f"CODE{n:012}") for n in range(400)]
 
@@ -71,6 +71,19 @@ def test_a_longer_run_has_more_of_what_is_scarce_and_coupons_that_its_budget_hol
     assert file.campaign.coupon is not None
     left = file.budget - round(harness.COUPONS * size) * file.campaign.coupon.amount
     assert 0 < left <= size * file.campaign.coupon.amount + 2_500
+
+
+def test_more_ask_for_coupons_than_the_budget_holds_with_all_that_redemptions_return() -> None:
+    """Else nothing would show that it is never exceeded."""
+    file = harness.campaign_of("c", 1)
+    (price,) = (item.price for item in file.items if item.sku == PRICED)
+    assert file.campaign.coupon is not None
+    value = file.campaign.coupon.amount
+    some = people(500)
+    redeemed = {(wish.user, body(wish)["coupon_code"]) for wish in some if wish.coupon}
+    redeemed &= {*COUPONS}
+    free = file.budget - harness.COUPONS * value + len(redeemed) * (value - price)
+    assert sum(wish.kind == "issuance" for wish in some) * value > 1.5 * free
 
 
 def test_in_a_sell_out_everybody_wants_one_of_the_same() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 _SHARE: Final = 0.03
+_PLENTY: Final = 1_000_000_000_000  # minor units
 
 
 def receipt_before_commit() -> None:
@@ -123,6 +124,41 @@ def limit_unchecked() -> None:
     _decide_from(lambda snapshot: {"counters": dict.fromkeys(snapshot.counters, 0)})
 
 
+def budget_unchecked() -> None:
+    """Promise coupons that the budget does not hold, and let the gate ask for no room in it."""
+    from msgspec.structs import replace
+
+    from producer.admitting import Admitting
+
+    _decide_from(
+        lambda snapshot: {
+            "budgets": {
+                name: replace(one, budget=_PLENTY) for name, one in snapshot.budgets.items()
+            }
+        }
+    )
+    candidate = Admitting._candidate  # noqa: SLF001
+
+    def unheld(admitting: Admitting, one: Any, rules: Any, *, by_class: bool) -> Any:
+        return candidate(admitting, one, replace(rules, coupon_values={}), by_class=by_class)
+
+    Admitting._candidate = unheld  # type: ignore[assignment,method-assign]  # noqa: SLF001
+
+
+def ack_before_commit() -> None:
+    """Acknowledge a hint as its batch begins: Celery's own way, unless it is told otherwise."""
+    from workers.contract import celery_app
+
+    make_app = celery_app.make_app
+
+    def hasty(settings: Any) -> Any:
+        app = make_app(settings)
+        app.conf.task_acks_late = False
+        return app
+
+    celery_app.make_app = hasty
+
+
 def _decide_from(changed: Callable[[Any], dict[str, Any]]) -> None:
     """Let batches be decided from another snapshot than the one that was gathered."""
     from msgspec.structs import replace
@@ -146,6 +182,8 @@ _PATCHES: Final[dict[str, Callable[[], None]]] = {
     "never-looked-up": never_looked_up,
     "never-reconciled": never_reconciled,
     "limit-unchecked": limit_unchecked,
+    "budget-unchecked": budget_unchecked,
+    "ack-before-commit": ack_before_commit,
 }
 
 if os.environ.get("CHAOS_MUTATION") in _PATCHES:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from deploy.chaos.scenario import Scenario, recur
+from deploy.chaos.scenario import Scenario, Variety, recur
+
+# Every hint that comes while all batches wait is in some child's hand, and none in the queue.
+_IN_HAND: Final = Variety(
+    without="redispatcher",
+    settings=(
+        ("TIDEGATE_WORKER__CONCURRENCY", "6"),
+        ("TIDEGATE_BROKER__VISIBILITY_TIMEOUT_S", "5"),
+        ("TIDEGATE_POSTGRES__STATEMENT_TIMEOUT_MS", "4000"),  # no longer than the broker's patience
+    ),
+)
 
 SCENARIOS: Final = (
     Scenario(
@@ -40,6 +50,21 @@ SCENARIOS: Final = (
         workload="plentiful",
         duration_s=6.5,
         lull_s=4.0,
+    ),
+    Scenario(
+        name="hints-in-hand",
+        line="no redispatcher, nobody new; all workers die with the last hints in mid-batch",
+        anchor="C3 C9",
+        attacks=("I1", "I10"),
+        recurring=(
+            # Nothing is committed until they are dead. Hints are sent again ever less often meanwhile.
+            recur("postgres-lock", "stock_locked", every=(99, 99), for_s=(3.2, 3.2), first_s=2.0),
+            recur("away", "worker", every=(99, 99), for_s=(0.7, 0.7), first_s=4.2),
+        ),
+        variety=_IN_HAND,
+        workload="plentiful",
+        duration_s=6.5,
+        lull_s=4.2,
     ),
     Scenario(
         name="poison",

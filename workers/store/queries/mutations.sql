@@ -50,3 +50,6 @@ CREATE TRIGGER overwrite_some AFTER INSERT ON tidegate.outcomes
 
 -- limit_unchecked --
 ALTER TABLE tidegate.user_counters DROP CONSTRAINT user_limit_not_exceeded
+
+-- budget_unchecked --
+ALTER TABLE tidegate.budgets DROP CONSTRAINT budget_not_exceeded
