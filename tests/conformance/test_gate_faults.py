@@ -140,6 +140,17 @@ def test_a_replica_is_unreachable_as_a_gate(own_valkey: OwnValkey) -> None:
         gate.admit(candidates(), NO_LIMITS)
 
 
+def test_no_connection_to_a_server_that_was_demoted_is_kept(own_valkey: OwnValkey) -> None:
+    """By its name another is found, while the old one may live on and refuse every write."""
+    gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)
+    gate.admit(candidates(), NO_LIMITS)
+    others = len(client.client_list())
+    client.replicaof("127.0.0.1", "1")
+    with pytest.raises(GateUnreachable, match="replica"):
+        gate.admit(candidates(), NO_LIMITS)
+    assert len(client.client_list()) == others - 1
+
+
 def test_a_master_cut_off_from_its_replicas_is_unreachable(own_valkey: OwnValkey) -> None:
     """NOREPLICAS: what it takes may be lost with it."""
     gate, client = open_gate(own_valkey.url), redis.Redis.from_url(own_valkey.url)

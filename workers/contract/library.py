@@ -15,10 +15,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from workers.contract.primary import connection_class
+
 # What a server answers that lives, but cannot serve now; the exception's own class or this code.
 _UNREACHABLE_CODES: Final = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOPERM", "NOREPLICAS", "OOM"}
-    | {"READONLY", "TRYAGAIN"}
+    | {"TRYAGAIN"}
 )
 
 
@@ -33,6 +35,7 @@ def open_client(url: str, *, timeout_ms: int) -> redis.Redis:
     """Make a client that fits the gate: each exchange ends within the timeout, none is repeated."""
     return redis.Redis.from_url(
         url,
+        connection_class=connection_class(url),
         protocol=2,
         decode_responses=False,
         socket_timeout=timeout_ms / 1000,
@@ -90,7 +93,7 @@ class Library:
         try:
             return self._execute(*command)
         except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse) as error:
-            raise GateUnreachable from error
+            raise GateUnreachable(f"{GateUnreachable.__doc__} ({error})") from error
         except redis.ResponseError as error:
             if _code(error) in _UNREACHABLE_CODES:
                 raise GateUnreachable(f"{GateUnreachable.__doc__} ({error})") from error

@@ -17,6 +17,8 @@ import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.transport.virtual import QoS as VirtualQoS
 
+from workers.contract.primary import Connection, SSLConnection
+
 _log = structlog.get_logger()
 
 _NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -44,6 +46,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     """
 
     QoS = QoS
+    connection_class = Connection
+    connection_class_ssl = SSLConnection
     _kept: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
