@@ -12,7 +12,7 @@ from enum import Enum
 from msgspec import Struct
 
 from tests.benchmarks.campaign_report import Record
-from tests.benchmarks.records import Row
+from tests.benchmarks.records import Row, hardware
 
 
 class Met(Enum):
@@ -25,7 +25,7 @@ class Met(Enum):
 
 
 class Results(Struct, frozen=True):
-    """All that was recorded on this machine."""
+    """All that was recorded."""
 
     rows: dict[str, Row]
     campaign: Record | None = None
@@ -36,14 +36,22 @@ class Results(Struct, frozen=True):
         return None if found is None else found.figures.get(figure)
 
     def ratio(self, upper: tuple[str, str], lower: tuple[str, str]) -> float | None:
-        """Return one figure over another, if both were measured."""
+        """Return one figure over another, if both were measured, on one machine."""
+        if not self._of_one_machine(upper, lower):
+            return None
         above, below = self.get(*upper), self.get(*lower)
         return None if above is None or not below else above / below
 
     def told(self, text: str, *figures: tuple[str, str]) -> str:
-        """Fill figures into a text; empty when one was not measured."""
+        """Fill figures into a text; empty when one was not measured, or not on one machine."""
+        if not self._of_one_machine(*figures):
+            return ""
         values = [self.get(*figure) for figure in figures]
         return "" if None in values else text.format(*values)
+
+    def _of_one_machine(self, *figures: tuple[str, str]) -> bool:
+        found = [self.rows[row].elsewhere for row, _ in figures if row in self.rows]
+        return len({None if one is None else hardware(one) for one in found}) < 2
 
 
 class Bar(Struct, frozen=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.measuring import Measured
@@ -30,10 +32,11 @@ class Row(Struct, frozen=True):
     figures: Mapping[str, float]
     points: list[dict[str, float]] = field(default_factory=list)
     measured: dict[str, Measured] = field(default_factory=dict)
+    elsewhere: Machine | None = None  # where it was measured, if not on the machine of the rest
 
 
 class Bench(Struct, frozen=True):
-    """The last measurement of each row, by its name, and the machine of all of them."""
+    """The last measurement of each row, by its name, and the machine of most of them."""
 
     machine: Machine
     rows: dict[str, Row]
@@ -48,15 +51,27 @@ def read() -> Bench | None:
 
 
 def add(machine: Machine, name: str, row: Row) -> Bench:
-    """Record a row in place of its last measurement; those of another machine are dropped."""
-    before = read()
-    same = before is not None and hardware(before.machine) == hardware(machine)
-    rows = dict(before.rows) if before is not None and same else {}
-    bench = Bench(machine, rows | {name: row})
+    """Record a row in place of its last measurement; it says so, if it comes from elsewhere."""
+    bench = _settled(machine, read() or Bench(machine, {}), name, row)
     RECORDS.mkdir(exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode(rounded(bench)), indent=1)
     BENCH.write_bytes(text + b"\n")
     return bench
+
+
+def _settled(machine: Machine, before: Bench, name: str, row: Row) -> Bench:
+    """Put a row among the others; the machine that has most of them is the one of all."""
+    places = {each: one.elsewhere or before.machine for each, one in before.rows.items()}
+    places[name] = machine
+    counts = Counter(map(hardware, places.values()))
+    home = max([before.machine, machine], key=lambda one: counts[hardware(one)])
+    rows = {
+        each: replace(
+            one, elsewhere=None if hardware(places[each]) == hardware(home) else places[each]
+        )
+        for each, one in {**before.rows, name: row}.items()
+    }
+    return Bench(machine if hardware(machine) == hardware(home) else home, rows)
 
 
 def hardware(machine: Machine) -> tuple[str, int, float]:

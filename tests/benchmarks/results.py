@@ -113,13 +113,23 @@ def _goals(results: Results) -> list[str]:
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]
     for aim in AIMS:
-        sides = aim.sides(results) or "not measured on this machine"
+        sides = "; ".join(filter(None, (aim.sides(results), _elsewhere(aim, results))))
+        if all(bar.met(results) is Met.UNKNOWN for bar in aim.bars):
+            sides = sides or "not measured"
         if not aim.bars:
             lines.append(f"| {aim.what} | | | | | {sides} |")
         for at, bar in enumerate(aim.bars):
             what = aim.what if at == 0 else ""
             lines.append(_goal_line(what, bar, results, sides if at == 0 else ""))
     return lines
+
+
+def _elsewhere(aim: Aim, results: Results) -> str:
+    row = results.rows.get(aim.row)
+    if row is None or row.elsewhere is None:
+        return ""
+    machine, at = row.elsewhere, row.measured_at.date().isoformat()
+    return f"on another machine: {machine.processor}, {machine.cores} cores, {at}, {machine.commit}"
 
 
 def _goal_line(what: str, bar: Bar, results: Results, sides: str) -> str:

@@ -43,7 +43,7 @@ def test_what_was_not_measured_is_said_so() -> None:
 
     document = results.document(empty, Results({}))
 
-    assert document.count("not measured on this machine") == len(AIMS)
+    assert document.count("| not measured |") == len(AIMS)
 
 
 def test_rows_of_several_runs_are_told_as_such() -> None:
@@ -89,7 +89,7 @@ def test_nothing_is_drawn_of_nothing() -> None:
 def test_records_are_read_as_they_were_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row replaces its last figure; the others stay, unless they are another machine's."""
+    """A row replaces its last figure; the others stay."""
     monkeypatch.setattr(records, "RECORDS", tmp_path)
     monkeypatch.setattr(records, "BENCH", tmp_path / "bench.json")
     assert records.read() is None
@@ -105,11 +105,29 @@ def test_records_are_read_as_they_were_written(
         "plain": 2.0,
     }
 
-    records.add(replace(made.MACHINE, cores=4), "idle", made.row(p50_ms=5.0))
 
-    read = records.read()
-    assert read is not None
-    assert list(read.rows) == ["idle"]
+def test_a_row_from_elsewhere_says_so_and_is_in_no_ratio_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until most rows were measured there: then it is the others that are from elsewhere."""
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
+    monkeypatch.setattr(records, "BENCH", tmp_path / "bench.json")
+    other = replace(made.MACHINE, processor="a faster one")
+    for name in ("single", "plain"):
+        records.add(made.MACHINE, name, made.row(committed_per_s=10.0))
+
+    bench = records.add(other, "single", made.row(committed_per_s=90.0))
+    found = Results(bench.rows)
+    assert bench.machine == made.MACHINE
+    assert bench.rows["single"].elsewhere == other
+    assert "on another machine: a faster one" in results.document(bench, found)
+    assert found.ratio(("single", "committed_per_s"), ("plain", "committed_per_s")) is None
+
+    records.add(other, "idle", made.row(p50_ms=5.0))
+    bench = records.add(other, "batch", made.row(committed_per_s=9.0))
+    assert bench.machine == other
+    assert {name for name, row in bench.rows.items() if row.elsewhere} == {"plain"}
+    assert bench.rows["plain"].elsewhere == made.MACHINE
 
 
 def test_a_measurement_survives_its_record() -> None:
