@@ -5,6 +5,7 @@ A name that is not in it is a mistake of ours, and raises as soon as it is used.
 
 from __future__ import annotations
 
+import threading
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -70,10 +71,16 @@ def absent() -> Mapping[str, str]:
     return _file().absent
 
 
+# msgspec learns a type when it first meets it; two threads that teach it at once crash the process.
+_learning = threading.Lock()
+
+
 @cache
 def _file() -> _File:
     text = resources.files(__package__).joinpath("catalogue.toml").read_text(encoding="utf-8")
-    return msgspec.convert(tomllib.loads(text), _File)
+    read = tomllib.loads(text)
+    with _learning:
+        return msgspec.convert(read, _File)
 
 
 def _metric(name: str, entry: _Entry, file: _File) -> Metric:

@@ -51,6 +51,9 @@ class Status(Struct, frozen=True, kw_only=True):
     campaigns: Mapping[str, CampaignStatus] = field(default_factory=dict)
 
 
+_decode_status = msgspec.json.Decoder(Status).decode
+
+
 class Reading(Struct, frozen=True, kw_only=True):
     """What a source said; `at_s` is of a monotonic clock."""
 
@@ -71,7 +74,7 @@ def read(source: Source, body: bytes, at_s: float) -> Reading:
     """Understand an answer; raises SourceError when it is not what it should be."""
     if source.key:
         try:
-            return Reading(at_s=at_s, status=msgspec.json.decode(body, type=Status))
+            return Reading(at_s=at_s, status=_decode_status(body))
         except msgspec.MsgspecError as error:
             raise SourceError(f"no status: {error}") from None
     try:

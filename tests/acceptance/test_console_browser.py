@@ -445,7 +445,8 @@ def test_a_screen_reader_finds_its_way(cluster: Cluster, devtools: str) -> None:
             f"{level}, {{childList: true, characterData: true, subtree: true}})"
         )
         at = shown.ask("document.querySelector('#level-since').innerText")
-        shown.until(f"document.querySelector('#level-since').innerText !== {json.dumps(at)}")
+        # It is told in minutes once it is one.
+        shown.until(f"document.querySelector('#level-since').innerText !== {json.dumps(at)}", 90)
         assert shown.ask("window.said") == 0  # a second that passes is no news
 
 

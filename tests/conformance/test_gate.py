@@ -55,7 +55,7 @@ def test_a_burst_passes_at_once_and_then_the_rate(valkey_url: str) -> None:
         pause_us, asked_us = server_time_us(client) - asked_us, server_time_us(client)
         missed += max(0, 50 * pause_us / 1_000_000 - 4)  # A busy machine kept us from asking.
     most = 5 + 50 * (asked_us - started_us) / 1_000_000
-    assert most - missed - 2 <= count <= most
+    assert most - missed - 4 <= count <= most
 
 
 @pytest.mark.parametrize("layer", LAYERS)

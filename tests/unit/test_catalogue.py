@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -58,3 +60,26 @@ def test_what_is_absent_is_not_shown() -> None:
     """A series that is not true here is left out, with its reason."""
     assert not set(absent()) & set(metrics())
     assert all(absent().values())
+
+
+def test_threads_that_read_it_first_at_once_all_read_it() -> None:
+    """msgspec crashes the process where two threads meet a type first, together."""
+    program = (
+        "import sys, threading, tomllib\n"
+        "from config import catalogue\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "together = threading.Barrier(8)\n"
+        "loads = tomllib.loads\n"
+        "def meet(text):\n    read = loads(text)\n    together.wait()\n    return read\n"
+        "tomllib.loads = meet\n"
+        "threads = [threading.Thread(target=catalogue.metrics) for _ in range(8)]\n"
+        "[one.start() for one in threads]\n"
+        "[one.join() for one in threads]\n"
+        "print(len(catalogue.metrics()))\n"
+    )
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) > 50

@@ -32,11 +32,14 @@ class _Reply(Struct, array_like=True):
     amounts: list[int]
 
 
+_decode = msgspec.msgpack.Decoder(_Reply).decode
+
+
 class Reply:
     """The reply of tidegate_admit_2, with names; candidates count from 0, places from 1."""
 
     def __init__(self, answer: bytes) -> None:
-        reply = msgspec.msgpack.decode(answer, type=_Reply)
+        reply = _decode(answer)
         self.reconciled = reply.reconciled == 1
         self.in_flight = reply.in_flight
         self.level = _LEVELS[reply.level]

@@ -12,6 +12,9 @@ from workers.domain.overload import SHARES, IntentClass, Policy
 CLASS_PLACES: Final = {intent_class: place for place, intent_class in enumerate(IntentClass, 1)}
 _UNKNOWN: Final = -1
 
+# Made at import, as every decoder here: threads that meet a type first, together, crash msgspec.
+_decode = msgspec.msgpack.Decoder(Policy).decode
+
 BURST_US: Final = 100_000  # of the level's rates: what is admitted must be served in time
 DEBT_US: Final = 1_000_000  # of what is guaranteed beyond the room there is, kept to be paid back
 SEEN_US: Final = 2_000_000  # who asked within that has a guaranteed rate
@@ -66,4 +69,4 @@ def ordered_numbers(policy: Policy | None) -> tuple[float, ...]:
 
 def read_policy(packed: bytes) -> Policy | None:
     """Read what `msgspec.msgpack.encode` made of a policy; b"" is none."""
-    return msgspec.msgpack.decode(packed, type=Policy) if packed else None
+    return _decode(packed) if packed else None

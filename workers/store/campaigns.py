@@ -24,6 +24,7 @@ from workers.store.sql import queries
 
 _SQL = queries("campaigns")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_decode_limits = msgspec.json.Decoder(RateLimits).decode
 
 
 class CampaignSummary(Struct, frozen=True, kw_only=True):
@@ -101,7 +102,7 @@ def read_terms(connection: Connection, campaign_id: str) -> tuple[Campaign, str,
     if row is None:
         return None
     *terms, time_zone, limits = row
-    return campaign_of(tuple(terms)), time_zone, msgspec.json.decode(limits, type=RateLimits)
+    return campaign_of(tuple(terms)), time_zone, _decode_limits(limits)
 
 
 def _budget(row: tuple[Any, ...]) -> Budget:

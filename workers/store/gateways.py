@@ -50,6 +50,9 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None
 
 
+_decode_keys = msgspec.json.Decoder(list[KeyRecord]).decode
+
+
 class GatewayRecord(Struct, frozen=True, kw_only=True):
     """A gateway with its keys, the oldest first. `rate` None: no limit of its own."""
 
@@ -167,7 +170,7 @@ def list_gateways(connection: Connection) -> list[GatewayRecord]:
             burst=burst,
             created_at=created_at,
             revoked_at=revoked_at,
-            keys=msgspec.json.decode(keys, type=list[KeyRecord]),
+            keys=_decode_keys(keys),
         )
         for gateway_id, scopes, rate, burst, created_at, revoked_at, keys in connection.execute(
             _SQL.gateways_list
