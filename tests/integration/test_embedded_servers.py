@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from deploy.embedded import launching
+from deploy.embedded import launching, ports
 from deploy.embedded.cluster import Cluster
 from deploy.embedded.errors import EmbeddedError
 from deploy.embedded.folder import DataFolder
@@ -168,6 +168,21 @@ def test_a_free_port_is_no_port_of_outgoing_connections() -> None:
     port = free_port()
     assert is_free(port)
     assert 10_000 <= port < first_ephemeral
+
+
+def test_nobody_is_given_a_port_that_another_was_just_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its server does not listen yet, so that only the one who chose it knows."""
+    monkeypatch.setattr(ports, "_highest", lambda: 10_039)
+    ours = [free_port() for _ in range(12)]
+    asked = "from deploy.embedded import ports; ports._highest = lambda: 10_039\n"
+    asked += "print(*(ports.free_port() for _ in range(12)))"
+    ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    theirs = [int(port) for port in ran.stdout.split()]
+    assert len({*ours, *theirs}) == 24
+    assert free_port(ours[0]) == ours[0], "but who chose it may ask for it again"
+    assert free_port(theirs[0]) == theirs[0], "and it is free when its chooser is gone"
 
 
 def test_a_taken_port_is_refused_before_anything_starts(servers: Cluster, tmp_path: Path) -> None:
