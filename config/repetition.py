@@ -66,7 +66,8 @@ class Repetition:
                 window.said += 1
                 return True
             window.left_out += 1
-            self._due_at = min(self._due_at, window.ends_at)
+            if window.ends_at < self._due_at:
+                self._due_at = window.ends_at
             return False
 
     def ended(self, *, now_all: bool = False) -> list[tuple[Key, int]]:

@@ -11,21 +11,22 @@ intent, with a key that may be known, limits of its caller, and goods that may b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
-from uuid import UUID
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import structlog
 from msgspec import Struct
 
 from producer import metering
 from producer.answers import Answer, IssuancePaused, Limited, NotAccepted, Posted
-from producer.limits import Rules
-from workers.contract.admission import Candidate, Units, Verdict
+from producer.limits import Rules, Term
+from workers.contract.admission import Candidate, Quota, Units, Verdict
 from workers.contract.calendar import Calendar, Holder, Wish
 from workers.contract.couponcode import CouponCodes
 from workers.contract.gate import Gate, GateUnreachable
+from workers.contract.ids import uuid_of
 from workers.contract.ticket import Tickets
 from workers.domain.appointment import (
     Pace,
@@ -33,13 +34,14 @@ from workers.domain.appointment import (
     appointment,
     earns_appointment,
 )
-from workers.domain.intent import OrderIntent
+from workers.domain.intent import Line, OrderIntent
 from workers.domain.odds import TAKEN_SHARE, odds
 from workers.domain.overload import APPOINTMENT_SHARE, IntentClass, Level, Policy
 
 _log = structlog.get_logger()
 
 _MS: Final = timedelta(milliseconds=1)
+_TERMS_MAX: Final = 1_024  # of campaigns
 _OPEN_RETRY_MS: Final = 1_000  # where the window has begun, or begins sooner
 
 
@@ -51,7 +53,7 @@ class Asked(Struct):
     """
 
     posted: Posted
-    key: UUID
+    key: bytes
     window: Window | None = None
     keeps_place: bool = False
     intent_class: IntentClass = IntentClass.ORDER
@@ -84,18 +86,14 @@ class Admitting:
     def ask(self, asked: Sequence[Asked]) -> list[Answer | None]:
         """Return what is refused, in order; None: admitted. Raises `GateUnreachable`, `RulesUnread`."""
         rules = self._rules()
-        rules_out = bool(rules.inactive or rules.issuance_pauses)
-        barred = [self._barred(one.posted, rules) if rules_out else None for one in asked]
-        going = [one for one, answer in zip(asked, barred, strict=True) if answer is None]
+        barred: list[Answer | None] = [None] * len(asked)
+        going = asked
+        if rules.inactive or rules.issuance_pauses:
+            barred = [self._barred(one.posted, rules) for one in asked]
+            going = [one for one, answer in zip(asked, barred, strict=True) if answer is None]
         self._read_tickets([one for one in going if one.posted.appointment is not None])
-        # Classes matter where load refuses; verifying every code in calm would be for nothing.
-        by_class = self._level() is not Level.NORMAL or rules.limits.ordered is not None
-        verdicts = self._gate.admit(
-            [self._candidate(one, rules, by_class=by_class) for one in going], rules.limits
-        )
+        verdicts = self._gate.admit(self._candidates(going, rules), rules.limits)
         metering.count_verdicts([one.intent_class for one in going], verdicts)
-        for one, verdict in zip(going, verdicts, strict=True):
-            one.lasts_until_ms = verdict.lasts_until_ms
         told, share = iter(verdicts), self._taken_share()
         return [
             _answer(one, next(told), rules, share) if answer is None else answer
@@ -109,11 +107,16 @@ class Admitting:
         """
         answers = [answer for _, answer in refused]
         pace = self._pace()
+        terms = self._rules().windows if pace is not None else {}
         wishes: dict[int, Wish] = {}
         back: list[Holder] = []
         for at, (one, answer) in enumerate(refused):
-            if pace is not None and isinstance(answer, Limited) and _earns(one, answer):
-                wishes[at] = self._wish(one)
+            if (
+                pace is not None
+                and isinstance(answer, Limited)
+                and earns_appointment(answer.limit, answer.level, one.intent_class)
+            ):
+                wishes[at] = _wish(one, terms)
             elif one.keeps_place:
                 back.append(_holder(one))
         try:
@@ -157,48 +160,44 @@ class Admitting:
         kept = sum(one.keeps_place for one in proven)
         metering.count_windows(kept=kept, missed=len(proven) - kept)
 
-    def _candidate(self, one: Asked, rules: Rules, *, by_class: bool) -> Candidate:
-        posted = one.posted
-        intent, campaign_id = posted.intent, posted.intent.campaign_id
-        if not isinstance(intent, OrderIntent):
-            one.intent_class = IntentClass.ISSUANCE
-            value = rules.coupon_values.get(campaign_id)
-            return Candidate(
-                intent_id=posted.intent_id,
-                gateway_id=posted.gateway_id,
-                user_id=intent.user_id,
-                campaign_id=campaign_id,
-                conversation_id=intent.conversation_id,
-                skus=(),
-                intent_class=IntentClass.ISSUANCE,
-                ttl_ms=intent.ttl_ms,
-                units=() if value is None else (Units(f"budget:{campaign_id}", value),),
+    def _candidates(self, asked: Sequence[Asked], rules: Rules) -> list[Candidate]:
+        # Classes matter where load refuses; verifying every code in calm would be for nothing.
+        by_class = self._level() is not Level.NORMAL or rules.limits.ordered is not None
+        goods_of: dict[tuple[str, tuple[Line, ...]], _Goods] = {}  # many want the same
+        candidates = []
+        for one in asked:
+            posted = one.posted
+            intent = posted.intent
+            if not isinstance(intent, OrderIntent):
+                candidates.append(_issuance(one, rules))
+                continue
+            if by_class or one.keeps_place:
+                one.intent_class = self._class(one, intent)
+            wanted = (intent.campaign_id, intent.lines)
+            goods = goods_of.get(wanted)
+            if goods is None:
+                goods = goods_of[wanted] = _goods(*wanted, rules)
+            candidates.append(
+                Candidate(
+                    posted.intent_id,
+                    posted.gateway_id,
+                    intent.user_id,
+                    intent.campaign_id,
+                    intent.conversation_id,
+                    goods.skus,
+                    one.intent_class,
+                    intent.ttl_ms,
+                    goods.units,
+                    goods.merchants,
+                )
             )
-        if by_class or one.keeps_place:
-            one.intent_class = self._class(one, intent)
-        merchants: tuple[str, ...] = ()
-        if rules.limits.merchants:
-            found = [rules.items_merchant.get((campaign_id, line.sku)) for line in intent.lines]
-            merchants = tuple({name: None for name in found if name is not None})
-        head = f"stock:{campaign_id}:"
-        return Candidate(
-            posted.intent_id,
-            posted.gateway_id,
-            intent.user_id,
-            campaign_id,
-            intent.conversation_id,
-            tuple([line.sku for line in intent.lines]),
-            one.intent_class,
-            intent.ttl_ms,
-            tuple([Units(head + line.sku, line.quantity) for line in intent.lines]),
-            merchants,
-        )
+        return candidates
 
     def _class(self, one: Asked, intent: OrderIntent) -> IntentClass:
         if one.keeps_place:
             return IntentClass.APPOINTMENT
         code = intent.coupon_code
-        if code is not None and self._codes.coupon_id_of(code) is not None:
+        if code is not None and self._codes.proves(code):
             return IntentClass.REDEMPTION
         return IntentClass.ORDER
 
@@ -212,52 +211,111 @@ class Admitting:
             return None
         return IssuancePaused(rules.issuance_pauses[campaign_id], self._level(), "operator")
 
-    def _wish(self, one: Asked) -> Wish:
-        posted = one.posted
-        campaign_id = posted.intent.campaign_id
-        term = self._rules().windows.get(campaign_id)
-        ends_ms = [] if one.lasts_until_ms is None else [one.lasts_until_ms]
-        if term is not None:
-            ends_ms.append(int(term.ends_at.timestamp() * 1_000))
-        return Wish(
-            gateway_id=posted.gateway_id,
-            user_id=posted.intent.user_id,
-            campaign_id=campaign_id,
-            until_ms=min(ends_ms, default=None),
-            was_turned_away=one.keeps_place,
-        )
-
     def _with_window(self, refused: tuple[Asked, Answer], window: Window, now_ms: int) -> Answer:
         """Tell of a window; `now_ms` is the gate's, by whose clock it opens."""
         one, answer = refused
         assert isinstance(answer, Limited)
         posted = one.posted
-        ticket = self._tickets.sign(
-            posted.gateway_id, posted.intent.user_id, posted.intent.campaign_id, window
-        )
+        intent = posted.intent
+        ticket = self._tickets.sign(posted.gateway_id, intent.user_id, intent.campaign_id, window)
         wait_ms = max(_OPEN_RETRY_MS, window.starts_ms - now_ms)
         place = appointment(window, ticket)
         return Limited(answer.limit, wait_ms, answer.level, place, answer.quota)
 
 
-def _earns(one: Asked, answer: Limited) -> bool:
-    return earns_appointment(answer.limit, answer.level, one.intent_class)
+class _Goods(NamedTuple):
+    """What an order's lines are to the gate."""
+
+    skus: tuple[str, ...]
+    units: tuple[Units, ...]
+    merchants: tuple[str, ...]
+
+
+def _goods(campaign_id: str, lines: tuple[Line, ...], rules: Rules) -> _Goods:
+    merchants: tuple[str, ...] = ()
+    if rules.limits.merchants:
+        found = [rules.items_merchant.get((campaign_id, line.sku)) for line in lines]
+        merchants = tuple({name: None for name in found if name is not None})
+    units = [Units(f"stock:{campaign_id}:{line.sku}", line.quantity) for line in lines]
+    return _Goods(tuple([line.sku for line in lines]), tuple(units), merchants)
+
+
+def _issuance(one: Asked, rules: Rules) -> Candidate:
+    posted = one.posted
+    intent, campaign_id = posted.intent, posted.intent.campaign_id
+    one.intent_class = IntentClass.ISSUANCE
+    value = rules.coupon_values.get(campaign_id)
+    return Candidate(
+        intent_id=posted.intent_id,
+        gateway_id=posted.gateway_id,
+        user_id=intent.user_id,
+        campaign_id=campaign_id,
+        conversation_id=intent.conversation_id,
+        skus=(),
+        intent_class=IntentClass.ISSUANCE,
+        ttl_ms=intent.ttl_ms,
+        units=() if value is None else (Units(f"budget:{campaign_id}", value),),
+    )
+
+
+def _wish(one: Asked, terms: Mapping[str, Term]) -> Wish:
+    """Wish for a window before the goods are gone and the campaign is over."""
+    intent, until_ms = one.posted.intent, one.lasts_until_ms
+    term = terms.get(intent.campaign_id)
+    if term is not None:
+        ends_ms = _ends_ms(term)
+        until_ms = ends_ms if until_ms is None else min(until_ms, ends_ms)
+    return Wish(
+        one.posted.gateway_id, intent.user_id, intent.campaign_id, until_ms, one.keeps_place
+    )
+
+
+@lru_cache(_TERMS_MAX)
+def _ends_ms(term: Term) -> int:
+    return int(term.ends_at.timestamp() * 1_000)
 
 
 def _holder(one: Asked) -> Holder:
     assert one.window is not None
     posted = one.posted
     return Holder(
-        posted.gateway_id, posted.intent.user_id, posted.intent.campaign_id, one.window, one.key
+        posted.gateway_id,
+        posted.intent.user_id,
+        posted.intent.campaign_id,
+        one.window,
+        uuid_of(one.key),
     )
 
 
 def _answer(one: Asked, verdict: Verdict, rules: Rules, taken_share: float) -> Answer | None:
     """Say a verdict in the intake's words; None: admitted."""
     limit = verdict.limit
+    one.lasts_until_ms = verdict.lasts_until_ms
     if limit is None:
         return None
+    quota: Quota | None = None
     match limit:
+        case "gateway":
+            quota = verdict.gateway_quota
+        case "user":
+            quota = verdict.user_quota
+        case "level" if (
+            one.intent_class is IntentClass.ISSUANCE and verdict.level is not Level.CLOSED
+        ):
+            return _issuance_paused(verdict, rules)
+        case "stock" | "budget" | "merchant":
+            return _not_accepted(verdict, taken_share)
+    return Limited(
+        limit,
+        verdict.retry_after_ms,
+        verdict.level,
+        quota=None if quota is None else quota.limit,
+    )
+
+
+def _not_accepted(verdict: Verdict, taken_share: float) -> NotAccepted:
+    """Say that there is not enough of something, or that a kitchen takes no more."""
+    match verdict.limit:
         case "stock" if verdict.final:
             return NotAccepted("sold_out", final=True)
         case "stock":
@@ -269,22 +327,10 @@ def _answer(one: Asked, verdict: Verdict, rules: Rules, taken_share: float) -> A
             value = verdict.wanted  # a budget is taken coupon by coupon
             chance = odds(verdict.ahead // value, verdict.left // value, 1, taken_share)
             return NotAccepted("budget_exhausted", final=False, odds=chance)
-        case "merchant":
-            again = None
-            if verdict.retry_after_ms:
-                again = datetime.now(UTC) + verdict.retry_after_ms * _MS
-            return NotAccepted("merchant_unavailable", final=False, try_again_at=again)
-        case "level" if (
-            one.intent_class is IntentClass.ISSUANCE and verdict.level is not Level.CLOSED
-        ):
-            return _issuance_paused(verdict, rules)
-    quota = {"gateway": verdict.gateway_quota, "user": verdict.user_quota}.get(limit)
-    return Limited(
-        limit,
-        verdict.retry_after_ms,
-        verdict.level,
-        quota=None if quota is None else quota.limit,
-    )
+    again = None
+    if verdict.retry_after_ms:
+        again = datetime.now(UTC) + verdict.retry_after_ms * _MS
+    return NotAccepted("merchant_unavailable", final=False, try_again_at=again)
 
 
 def _issuance_paused(verdict: Verdict, rules: Rules) -> IssuancePaused:

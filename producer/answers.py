@@ -16,6 +16,7 @@ from workers.domain.appointment import Appointment
 from workers.domain.intent import IssuanceIntent, Kind, OrderIntent
 from workers.domain.overload import Level
 
+_ORDER, _ISSUANCE = Kind.ORDER, Kind.ISSUANCE  # looking one up in its enumeration takes longer
 INTAKE_LIMIT = "intake"  # the layer that binds when too many wait for a lane
 CALLERS_LIMITS = ("user", "conversation", "gateway")  # the caller can do something about these
 
@@ -47,7 +48,7 @@ class Posted(Struct, frozen=True, kw_only=True):
     @property
     def kind(self) -> Kind:
         """What it wishes for."""
-        return Kind.ORDER if isinstance(self.intent, OrderIntent) else Kind.ISSUANCE
+        return _ORDER if isinstance(self.intent, OrderIntent) else _ISSUANCE
 
 
 class Accepted(Struct, frozen=True):

@@ -67,7 +67,7 @@ class _Pending(Struct):
     """A posted intent on its way through one batch."""
 
     posted: Posted
-    digest: UUID  # of its key
+    digest: bytes  # of its key
     answer: Answer | None = None
     asked: Asked | None = None  # what the gate was asked, where it was
 
@@ -256,14 +256,14 @@ class Intake:
                 # The key may be bound: the journal could not say, so neither can we.
                 one.answer = _UNHEARD
             return
-        for one in unanswered:
+        for one in unanswered if keys else ():
             bound = keys.get(one.digest)
             if bound is not None:
                 one.answer = _answer_of(one.posted, bound, known)
 
     def _find(
         self, unanswered: list[_Pending], deadline: float
-    ) -> tuple[dict[UUID, BoundKey], dict[UUID, IntentResource]]:
+    ) -> tuple[dict[bytes, BoundKey], dict[UUID, IntentResource]]:
         """Read keys and what they are bound to; once more if the connection had died while idle."""
         digests = [one.digest for one in unanswered]
         for attempt in (1, 2):
@@ -314,7 +314,7 @@ class Intake:
         return self._connection
 
 
-def _digest(posted: Posted) -> UUID:
+def _digest(posted: Posted) -> bytes:
     return journal.key_digest(
         posted.gateway_id, posted.kind, posted.intent.user_id, posted.idempotency_key
     )

@@ -83,7 +83,8 @@ class App:
 
     def hot(self, fields: Fields, body: bytes, tell: Callable[[Reply], None]) -> bool:
         """Post one intent without ASGI; see `connections.Hot`."""
-        call = Call(self.api, HOT_PATH, {"headers": fields, "method": "POST"}, _nothing)
+        assert self._api is not None, "the server speaks lifespan"
+        call = Call(self._api, HOT_PATH, {"headers": fields, "method": "POST"}, _nothing)
         tell_and_note = functools.partial(_tell, call, tell)
         try:
             call.fold()
@@ -185,7 +186,7 @@ def _open(path: str) -> str:
 
 
 async def _send(reply: Reply, send: Send) -> None:
-    status, body, headers = reply
+    status, body, headers = reply.status, reply.body, reply.headers
     if status != 204:  # it has no content, and may not name its length
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl
 from uuid import UUID
 
+from msgspec import Struct
+
 from config.sampling import Sample
 from config.tracing import Context
 from producer.answers import Answer, Posted
 from producer.http import headers as fields
 from producer.http.auth import Gateway
 from producer.http.messages import Language
-from producer.http.problems import Code, Problem, render
+from producer.http.problems import Code, Problem, Refusal, more_closed, render, told_to_wait
 from workers.contract import trace
+from workers.domain.appointment import Appointment
 from workers.domain.overload import Level
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ NO_STORE = (b"cache-control", b"no-store")
 _CLOSE = ((b"connection", b"close"),)  # whoever sends too much is not read to the end
 
 
-class Reply(NamedTuple):
+class Reply(Struct, frozen=True):
     """An answer with its whole body."""
 
     status: int
@@ -180,8 +183,10 @@ class Call:
     @property
     def language(self) -> Language:
         """The language of the intent, or the one the caller prefers."""
+        if self.locale is not None:
+            return self.api.messages.language_for(self.locale)
         accepted = self.headers.get(b"accept-language", b"")[:_LANGUAGES_MAX]
-        return self.api.messages.language_for(self.locale, accepted)
+        return self.api.messages.language_for(None, accepted)
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -230,7 +235,7 @@ class Call:
         if gateway is None:
             return None
         self.gateway = gateway.gateway_id
-        return _in_scope(gateway, scope)
+        return gateway if scope in gateway.scopes else _in_scope(gateway, scope)
 
     async def body(self, bytes_max: int) -> bytes:
         """Read the body; raises Problem when there is more of it than allowed."""
@@ -307,6 +312,32 @@ class Call:
                 level=api.levels.standing.level,
             )
         )
+
+    def refuse(
+        self,
+        refusal: Refusal,
+        wait_ms: int,
+        level: Level,
+        headers: Fields,
+        appointment: Appointment | None = None,
+        jitter_ms_max: int | None = None,
+    ) -> Reply:
+        """Tell to come back later, as `render` does of a problem that says so; `headers` grow."""
+        api = self.api
+        self.code, self.limit, self.level = refusal.word, refusal.limit, level
+        body, seconds = told_to_wait(
+            refusal,
+            wait_ms,
+            messages=api.messages,
+            language=self.language,
+            instance=self.instance,
+            trace=self.trace,
+            level=more_closed(level, api.levels.standing.level),
+            appointment=appointment,
+            jitter_ms_max=jitter_ms_max,
+        )
+        headers.append((b"retry-after", b"%d" % seconds))
+        return Reply(refusal.status, body, headers)
 
     def answer(self, make: Callable[[], Reply]) -> Reply:
         """Return what `make` makes, or tell the caller what it raised."""

@@ -134,7 +134,11 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:  # a trailer comes too late to be a field: the call may be answered by then
-            super().on_header(name, value)
+            # As uvicorn does, but for a call of it: each costs as much as all that is done here.
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.may_be_long and self._head_bytes() > HEADER_BYTES_MAX:
@@ -221,13 +225,12 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def _written(self, reply: Reply, *, keep_alive: bool) -> bytes:
-        status, body, fields = reply
-        lines = [STATUS_LINE[status], self._default_lines()]
-        lines += [b"%b: %b\r\n" % field for field in fields]
+        fields, body = reply.headers, reply.body
+        lines = b"".join([b"%b: %b\r\n" % field for field in fields])
         if not keep_alive and _CLOSE not in fields:
-            lines.append(b"connection: close\r\n")
-        lines += (b"content-length: %d\r\n\r\n" % len(body), body)
-        return b"".join(lines)
+            lines += b"connection: close\r\n"
+        head = STATUS_LINE[reply.status] + self._default_lines()
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, lines, len(body), body)
 
     def _default_lines(self) -> bytes:
         """Return the lines of uvicorn's own fields; it makes them anew each second, for the date."""

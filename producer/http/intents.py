@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from producer.answers import Accepted, Answer, Posted, Replayed
 from producer.http import decoding, headers
 from producer.http.auth import Gateway
@@ -94,7 +96,7 @@ def not_found() -> Problem:
     return Problem(Code.NOT_FOUND, "There is no such thing here, or it belongs to another gateway.")
 
 
-def _poll(call: Call, gateway: Gateway, asked: UUID) -> None:
+def _poll(call: Call, gateway: Gateway, asked: UUID | bytes) -> None:
     call.api.polls.take((gateway.gateway_id, asked), call.api.levels.standing.level)
 
 
@@ -107,7 +109,7 @@ def _own(call: Call, gateway: Gateway, resource: IntentResource | None) -> Inten
 
 def _told(call: Call, resource: IntentResource) -> Reply:
     reply = outcome(resource, call.api, call.language)
-    return reply._replace(headers=[*reply.headers, NO_STORE])
+    return replace(reply, headers=[*reply.headers, NO_STORE])
 
 
 def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, tell: Tell) -> None:
@@ -135,7 +137,11 @@ def _begin(call: Call, gateway: Gateway, intent: OrderIntent | IssuanceIntent, t
 
 def _tell(call: Call, tell: Tell, answer: Answer) -> None:
     call.given = answer
-    tell(call.answer(lambda: reply_to(answer, call)))
+    try:
+        reply = reply_to(answer, call)
+    except Exception as error:
+        reply = call.failure(error)
+    tell(reply)
 
 
 class _Wait:
@@ -181,7 +187,7 @@ class _Wait:
         else:
             reply = outcome(decided, api, language)
         applied = (b"preference-applied", b"wait=%d" % self._wait_s)
-        return reply._replace(headers=[*reply.headers, applied])
+        return replace(reply, headers=[*reply.headers, applied])
 
 
 def _key_of_query(call: Call) -> tuple[str, str, Kind]:

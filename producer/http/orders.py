@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import assert_never
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from producer.http import decoding
 from producer.http.calls import INTENT_BYTES_MAX, NO_STORE, Call, Reply
 from producer.http.intents import not_found
@@ -70,7 +72,7 @@ def _reply(call: Call, changed: tuple[Answer, IntentResource] | None) -> Reply:
     match answer:
         case Answer.PAID | Answer.ALREADY_PAID | Answer.CANCELLED | Answer.ALREADY_CANCELLED:
             reply = outcome(resource, call.api, call.language)
-            return reply._replace(headers=[*reply.headers, NO_STORE])
+            return replace(reply, headers=[*reply.headers, NO_STORE])
         case Answer.AMOUNT_WRONG:
             detail = "The amount is not what is payable. Nothing was changed, and nothing recorded."
             raise Problem(Code.AMOUNT_WRONG, detail)

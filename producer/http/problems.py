@@ -25,7 +25,7 @@ TYPE_QUOTA = _IANA + "quota-exceeded"
 TYPE_CAPACITY = _IANA + "temporary-reduced-capacity"
 
 MEDIA_TYPE = b"application/problem+json"
-_TYPE_HEADER: Final = (b"content-type", MEDIA_TYPE)
+TYPE_HEADER: Final = (b"content-type", MEDIA_TYPE)
 
 Possibly = Literal["no", "unknown"]  # whether something was accepted all the same
 
@@ -179,6 +179,33 @@ _WAIT_MS: Final = 987_654_321_002
 _NOT_BEFORE: Final = datetime(4000, 1, 1, tzinfo=UTC)
 _NOT_AFTER: Final = datetime(4000, 1, 2, tzinfo=UTC)
 _FORMS_MAX: Final = 512  # codes that say when to come back, by limit, level, language and unit
+_REFUSALS_MAX: Final = 128  # of problems that are raised: codes that say it, by detail and limit
+
+
+class Refusal:
+    """What all who are told to come back later by one reason are told alike.
+
+    `text` names what the chat is told (the code's own, or one of `TEXTS`). Forms of bodies are kept by
+    this object, not by what it holds: whoever tells it often keeps it.
+    """
+
+    __slots__ = ("accepted", "code", "detail", "limit", "status", "text", "word")
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str,
+        limit: str | None = None,
+        accepted: Possibly | None = None,
+        text: str | None = None,
+    ) -> None:
+        self.code = code
+        self.detail = detail
+        self.limit = limit
+        self.accepted = accepted
+        self.status = code.status
+        self.word = code.word
+        self.text = text or code.word
 
 
 def render(
@@ -190,51 +217,73 @@ def render(
     trace_id: str,
     level: Level,
 ) -> Rendered:
-    """Tell a problem; `level` is the overload level that holds now.
-
-    All who are told to come back later are told the same but for a few numbers, so their bodies are
-    filled into a form: a no must be cheapest when there is most of it to say.
-    """
-    code, headers = problem.code, [_TYPE_HEADER, *problem.headers]
-    if problem.level is not level and problem.level.rank > level.rank:
-        level = problem.level
+    """Tell a problem; `level` is the overload level that holds now."""
+    code, headers = problem.code, [TYPE_HEADER, *problem.headers]
+    level = more_closed(problem.level, level)
     if problem.retry_after_ms is None:
-        said = _Said(code, problem.detail, problem.limit, problem.accepted, level)
+        refusal = Refusal(code, problem.detail, problem.limit, problem.accepted)
         message = messages.problem(language, code.word, 0)
         errors = tuple(problem.errors) or UNSET
-        body = _encode(_body(said, message, instance, trace_id, errors=errors))
+        body = _encode(_body(refusal, level, message, instance, trace_id, errors=errors))
         return Rendered(code.status, body, headers)
     assert not problem.errors, "who has to mend a body is not told to wait"
-    wait_ms, seconds = spread(problem.retry_after_ms, problem.jitter_ms_max)
+    body, seconds = told_to_wait(
+        _refusal(code, problem.detail, problem.limit, problem.accepted, problem.text),
+        problem.retry_after_ms,
+        messages=messages,
+        language=language,
+        instance=instance,
+        trace=int(trace_id, 16),
+        level=level,
+        appointment=problem.appointment,
+        resume_at=problem.resume_at,
+        jitter_ms_max=problem.jitter_ms_max,
+    )
     headers.append((b"retry-after", b"%d" % seconds))
-    body = _filled(problem, messages, language, level, instance, trace_id, wait_ms, seconds)
     return Rendered(code.status, body, headers)
 
 
-def _filled(
-    problem: Problem,
+def told_to_wait(
+    refusal: Refusal,
+    wait_ms: int,
+    *,
     messages: Messages,
     language: Language,
-    level: Level,
     instance: str,
-    trace_id: str,
-    wait_ms: int,
-    seconds: int,
-) -> bytes:
-    """Fill the form of a body: its holes come in the order of `ProblemBody`'s fields."""
-    code, given, text = problem.code, problem.appointment, problem.text
+    trace: int,
+    level: Level,
+    appointment: Appointment | None = None,
+    resume_at: datetime | UnsetType | None = UNSET,
+    jitter_ms_max: int | None = None,
+) -> tuple[bytes, int]:
+    """Return the body of a refusal, and after how many whole seconds to come back.
+
+    All who are told to come back later are told the same but for a few numbers, so their bodies are
+    filled into a form: a no must be cheapest when there is most of it to say. The holes of a form
+    come in the order of `ProblemBody`'s fields.
+    """
+    wait_ms, seconds = spread(wait_ms, jitter_ms_max)
     unit, number = span(seconds)
-    said = _Said(code, problem.detail, problem.limit, problem.accepted, level)
-    if given is None:
-        form = _form(said, messages, language, text or code.word, unit, problem.resume_at)
-        return form % (_encode(instance), _encode(trace_id), number, wait_ms)
-    holes = (_encode(given.ticket), _encode(given.not_before), _encode(given.not_after))
-    if _has_clock(given.not_before):
-        form = _form(said, messages, language, APPOINTMENT_AT, unit, UNSET, kept=True)
-        told = f"{given.not_before:%H:%M:%S}".encode()
-        return form % (_encode(instance), _encode(trace_id), told, wait_ms, *holes)
-    form = _form(said, messages, language, APPOINTMENT, unit, UNSET, kept=True)
-    return form % (_encode(instance), _encode(trace_id), number, wait_ms, *holes)
+    path = _encode(instance)
+    if appointment is None:
+        form = _form(refusal, messages, language, level, refusal.text, unit, resume_at)
+        return form % (path, trace, number, wait_ms), seconds
+    holes = (
+        _encode(appointment.ticket),
+        _encode(appointment.not_before),
+        _encode(appointment.not_after),
+    )
+    if _has_clock(appointment.not_before):
+        form = _form(refusal, messages, language, level, APPOINTMENT_AT, unit, UNSET)
+        told = f"{appointment.not_before:%H:%M:%S}".encode()
+        return form % (path, trace, told, wait_ms, *holes), seconds
+    form = _form(refusal, messages, language, level, APPOINTMENT, unit, UNSET)
+    return form % (path, trace, number, wait_ms, *holes), seconds
+
+
+def more_closed(one: Level, other: Level) -> Level:
+    """Return the more closed of two levels."""
+    return one if one is other or one.rank > other.rank else other
 
 
 def _has_clock(moment: datetime) -> bool:
@@ -242,32 +291,26 @@ def _has_clock(moment: datetime) -> bool:
     return moment.tzinfo is not UTC and moment.tzname() != "UTC"
 
 
-class _Said(NamedTuple):
-    """What all refusals of one kind have in common."""
-
-    code: Code
-    detail: str
-    limit: str | None
-    accepted: Possibly | None
-    level: Level
+_refusal = lru_cache(_REFUSALS_MAX)(Refusal)
 
 
 @lru_cache(_FORMS_MAX)
 def _form(
-    said: _Said,
+    refusal: Refusal,
     messages: Messages,
     language: Language,
+    level: Level,
     text: str,
     unit: str,
     resume_at: datetime | UnsetType | None,
-    *,
-    kept: bool = False,
 ) -> bytes:
-    """Make the form of a body, with holes for what differs; `kept` says that a place is."""
+    """Make the form of a body, with holes for what differs."""
+    kept = text in (APPOINTMENT, APPOINTMENT_AT)
     message = messages.waiting(language, text, unit, _NUMBER).replace("{time}", _TIME)
     appointment = Appointment(_TICKET, _NOT_BEFORE, _NOT_AFTER) if kept else UNSET
     body = _body(
-        said,
+        refusal,
+        level,
         message,
         _INSTANCE,
         _TRACE,
@@ -277,18 +320,19 @@ def _form(
     )
     form = _encode(body).replace(b"%", b"%%")
     when = (_TIME.encode(), b"%b") if text == APPOINTMENT_AT else (_encode(_NUMBER), b"%d")
-    holes = [(_encode(_INSTANCE), b"%b"), (_encode(_TRACE), b"%b"), when]
+    holes = [(_encode(_INSTANCE), b"%b"), (_encode(_TRACE), b'"%032x"'), when]
     holes.append((_encode(_WAIT_MS), b"%d"))
     if kept:
         holes += [(_encode(stand), b"%b") for stand in (_TICKET, _NOT_BEFORE, _NOT_AFTER)]
     for stand_in, hole in holes:
-        assert form.count(stand_in) == 1, f"{said.code.word}, {text} in {language}"
+        assert form.count(stand_in) == 1, f"{refusal.word}, {text} in {language}"
         form = form.replace(stand_in, hole)
     return form
 
 
 def _body(
-    said: _Said,
+    refusal: Refusal,
+    level: Level,
     message: str,
     instance: str,
     trace_id: str,
@@ -298,23 +342,23 @@ def _body(
     appointment: Appointment | UnsetType = UNSET,
     errors: tuple[FieldError, ...] | UnsetType = UNSET,
 ) -> ProblemBody:
-    code = said.code
-    limit: str | UnsetType = said.limit or UNSET
+    code = refusal.code
+    limit: str | UnsetType = refusal.limit or UNSET
     return ProblemBody(
         type=code.type,
         title=code.title,
         status=code.status,
-        detail=said.detail,
+        detail=refusal.detail,
         instance=instance,
         code=code.word,
         trace_id=trace_id,
         message=message,
         retry_after_ms=retry_after_ms,
-        level=said.level.value if code.status in (429, 503) else UNSET,
+        level=level.value if code.status in (429, 503) else UNSET,
         limit=limit,
         resume_at=resume_at,
         appointment=appointment,
-        accepted=said.accepted or UNSET,
+        accepted=refusal.accepted or UNSET,
         errors=errors,
         violated_policies=(limit,) if limit is not UNSET else UNSET,
     )
@@ -327,8 +371,8 @@ def spread(wait_ms: int, jitter_ms_max: int | None = None) -> tuple[int, int]:
     them apart. Neither form is before the wait itself, nor, but for the rounding up to a second,
     more than `jitter_ms_max` behind it.
     """
-    least_s = max(1, -(-wait_ms // 1_000))
-    more_s, more_ms = max(1, least_s // 4), max(250, wait_ms // 4)
+    least_s = -(-wait_ms // 1_000) if wait_ms > 0 else 1
+    more_s, more_ms = least_s // 4 or 1, wait_ms // 4 if wait_ms > 1_000 else 250
     if jitter_ms_max is not None:
         more_s = max(0, min(more_s, (wait_ms + jitter_ms_max) // 1_000 - least_s))
         more_ms = min(more_ms, jitter_ms_max)

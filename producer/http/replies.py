@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Final, assert_never
 
+from msgspec.structs import replace
+
 from producer.answers import (
     CALLERS_LIMITS,
     INTAKE_LIMIT,
@@ -22,7 +24,7 @@ from producer.http import problems, render
 from producer.http.api import Api
 from producer.http.calls import JSON_HEADER, Call, Reply
 from producer.http.messages import Language
-from producer.http.problems import Code, Possibly, Problem
+from producer.http.problems import TYPE_HEADER, Code, Problem, Refusal
 from producer.http.quotas import rate_limit_headers
 from producer.sojourn import poll_ms
 from workers.contract.resource import IntentResource
@@ -32,6 +34,7 @@ _PATH = b"/v1/intents/"
 REPLAYED = (b"idempotent-replayed", b"true")
 _UNANSWERED_RETRY_MS = 1_000  # a fail-over takes seconds: asking more often would not find more
 _PAUSED_RETRY_MS: Final = {"load": 10_000, "operator": 60_000}  # where nobody knows until when
+_TWO_MS: Final = timedelta(milliseconds=2)
 _PAUSED_JITTER_MS_MAX: Final = 5 * 60_000  # those who wait for hours need not be hours apart
 _CONFLICT = Problem(
     Code.IDEMPOTENCY_CONFLICT,
@@ -42,6 +45,8 @@ _CONFLICT = Problem(
 def reply_to(answer: Answer, call: Call) -> Reply:
     """Tell an answer. A problem is told, not raised: in an hour of overload most answers are one."""
     match answer:
+        case Limited():
+            return _limited(answer, call)
         case Accepted(intent_id=intent_id):
             sojourn = call.api.waiters.sojourn
             sojourn.accepted()
@@ -53,8 +58,6 @@ def reply_to(answer: Answer, call: Call) -> Reply:
             return replay(resource, call.api, call.language)
         case Conflict():
             return call.render(_CONFLICT)
-        case Limited():
-            return call.render(_limited(answer))
         case NotAccepted():
             return _not_accepted(answer, call)
         case IssuancePaused():
@@ -69,7 +72,7 @@ def replay(resource: IntentResource, api: Api, language: Language) -> Reply:
     """Tell a known intent again: 200 with its outcome, or 202 as long as there is none."""
     decided = outcome(resource, api, language)
     if resource.decided_at is not None:
-        return decided._replace(headers=[*decided.headers, REPLAYED])
+        return replace(decided, headers=[*decided.headers, REPLAYED])
     wait_ms = api.waiters.sojourn.wait_ms()
     body = b'%b,"estimated_wait_ms":%d,"poll_after_ms":%d}' % (
         decided.body[:-1],
@@ -85,48 +88,37 @@ def outcome(resource: IntentResource, api: Api, language: Language) -> Reply:
     return Reply(200, render.intent(resource, language, api.messages, api.codes), [JSON_HEADER])
 
 
-def _limited(answer: Limited) -> Problem:
-    limit, appointment = answer.limit, answer.appointment
-    code, detail, accepted, text = _reached(limit, answer.level)
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if code is Code.QUOTA_EXCEEDED:
-        headers = rate_limit_headers(limit, answer.quota, answer.retry_after_ms)
+def _limited(answer: Limited, call: Call) -> Reply:
+    """Tell that a limit is reached: when most answers are a no, nearly all of them are this one."""
+    refusal = _reached(answer.limit, answer.level)
+    wait_ms, appointment = answer.retry_after_ms, answer.appointment
+    headers = [TYPE_HEADER]
+    if refusal.code is Code.QUOTA_EXCEEDED:
+        headers += rate_limit_headers(answer.limit, answer.quota, wait_ms)
     jitter_ms_max = None
     if appointment is not None:  # in the first half of the window: the way here takes time as well
-        width = appointment.not_after - appointment.not_before
-        jitter_ms_max = width // timedelta(milliseconds=2)
-    return Problem(
-        code,
-        detail,
-        limit=limit,
-        retry_after_ms=answer.retry_after_ms,
-        accepted=accepted,
-        headers=headers,
-        level=answer.level,
-        text=text,
-        appointment=appointment,
-        jitter_ms_max=jitter_ms_max,
-    )
+        jitter_ms_max = (appointment.not_after - appointment.not_before) // _TWO_MS
+    return call.refuse(refusal, wait_ms, answer.level, headers, appointment, jitter_ms_max)
 
 
 @cache
-def _reached(limit: str, level: Level) -> tuple[Code, str, Possibly, str | None]:
+def _reached(limit: str, level: Level) -> Refusal:
     """Say what it means that a layer's limit is reached, and with which text, if it has its own.
 
     There are a handful of layers.
     """
     if limit == INTAKE_LIMIT:  # refused before the journal was asked whether it knows the key
         detail = "Too many wait to be taken. Ask again with this key, never a new one."
-        return Code.INTAKE_FULL, detail, "unknown", None
+        return Refusal(Code.INTAKE_FULL, detail, limit, "unknown")
     if limit in CALLERS_LIMITS:
         detail = f"The limit of this {limit} is reached. Nothing was accepted."
-        return Code.QUOTA_EXCEEDED, detail, "no", None
+        return Refusal(Code.QUOTA_EXCEEDED, detail, limit, "no")
     if limit == "level" and level is Level.CLOSED:
         detail = "Nothing is taken at present. Nothing was accepted."
-        return Code.REDUCED_CAPACITY, detail, "no", problems.CLOSED
+        return Refusal(Code.REDUCED_CAPACITY, detail, limit, "no", problems.CLOSED)
     detail = _OURS.get(limit, f"The limit of this {limit} is reached.") + " Nothing was accepted."
     text = problems.MERCHANT if limit == "merchant" else None
-    return Code.REDUCED_CAPACITY, detail, "no", text
+    return Refusal(Code.REDUCED_CAPACITY, detail, limit, "no", text)
 
 
 _OURS: Final = {  # layers that are not a thing with a limit of its own

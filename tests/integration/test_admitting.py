@@ -50,7 +50,7 @@ def _admitting(
 
 
 def _asked(posted: Posted) -> Asked:
-    return Asked(posted, uuid7())
+    return Asked(posted, uuid7().bytes)
 
 
 def _answers(asking: Admitting, *posted: Posted) -> list[Answer | None]:
@@ -219,7 +219,7 @@ def test_a_holder_refused_by_what_is_no_load_has_its_window_again(valkey_url: st
     assert asking.book([_refused(first, asking)]) == [
         NotAccepted("merchant_unavailable", final=False)
     ]
-    second = Asked(replace(order(), appointment=first.posted.appointment), uuid7())
+    second = Asked(replace(order(), appointment=first.posted.appointment), uuid7().bytes)
     open_again = _admitting(valkey_url, Rules(limits=SHEDDING))
     assert open_again.ask([second]) == [None]
     assert second.keeps_place
@@ -234,7 +234,7 @@ def test_a_holder_turned_away_without_a_new_window_has_its_own_again(valkey_url:
     refused = _refused(first, asking)
     assert first.keeps_place
     assert asking.book([refused]) == [refused[1]]  # no calendar has begun
-    second = Asked(replace(order(), appointment=first.posted.appointment), uuid7())
+    second = Asked(replace(order(), appointment=first.posted.appointment), uuid7().bytes)
     asking.ask([second])
     assert second.keeps_place
 

@@ -6,6 +6,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -412,7 +413,7 @@ def test_waiting_behind_a_replay_is_no_fault(world: World) -> None:
         digest = key_digest(
             posted.gateway_id, posted.kind, posted.intent.user_id, posted.idempotency_key
         )
-        other.execute("INSERT INTO idempotency_keys VALUES (%s, %s, %s)", (digest,) * 3)
+        other.execute("INSERT INTO idempotency_keys VALUES (%s, %s, %s)", (UUID(bytes=digest),) * 3)
         rollback = lambda: (time.sleep(0.3), other.rollback())  # noqa: E731
         (answer,), _ = at_once([lambda: intake.submit([posted]), rollback])
     assert isinstance(answer, Accepted)

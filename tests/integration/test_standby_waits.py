@@ -118,8 +118,8 @@ def test_a_known_key_is_told_no_sooner_than_the_standby_knows_it(
         "INSERT INTO tidegate.idempotency_keys (digest, intent_id, fingerprint) VALUES (%s, %s, %s)",
         (known, uuid4(), uuid4()),
     )
-    assert journal.find_keys(reader, [unknown]) == {}
-    attempt = cancelled(admin, Attempt(lambda: journal.find_keys(reader, [known])))
+    assert journal.find_keys(reader, [unknown.bytes]) == {}
+    attempt = cancelled(admin, Attempt(lambda: journal.find_keys(reader, [known.bytes])))
     assert isinstance(attempt.error, psycopg.OperationalError)
 
 

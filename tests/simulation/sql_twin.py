@@ -60,8 +60,8 @@ class Database:
             coupons_per_user_max=1_000,
             payment_window_ms=900_000,
         )
-        self.keys: dict[UUID, BoundKey] = {}
-        self.bound_s: dict[UUID, float] = {}  # when a key was bound
+        self.keys: dict[bytes, BoundKey] = {}
+        self.bound_s: dict[bytes, float] = {}  # when a key was bound
         self.intents: dict[UUID, Intent] = {}
         self.open: dict[UUID, Row] = {}
         self.outcomes: dict[UUID, tuple[Outcome, datetime]] = {}
@@ -179,7 +179,7 @@ def append_many(
     return times
 
 
-def find_keys(connection: Connection, digests: Sequence[UUID]) -> dict[UUID, BoundKey]:
+def find_keys(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, BoundKey]:
     """As `keys_find_many`."""
     keys = connection.ask().keys
     return {digest: keys[digest] for digest in digests if digest in keys}

@@ -85,7 +85,7 @@ ONE CALL: one user, where 10 windows a second may be handed out, of 5 seconds ea
     -> msgpack([1767225600000, 1767225602000, 5000])
 --]==]
 
-local VERSION = 3
+local VERSION = 4
 local WISHES_MAX = 1000        -- Bounds how long one call holds the server: about 5 ms.
 local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values.
 local WIDTH_MS_MAX = 99999     -- Five digits.
@@ -145,19 +145,20 @@ end
 
 -- Reads the windows of the owners whose keys stand at every `size`-th place of the list.
 local function read_windows(list, size)
-  local keys, windows = {}, {}
+  local keys, windows, count, sub = {}, {}, 0, string.sub
   for at = 1, #list, size do
-    check(type(list[at]) == 'string', 'an owner\'s key')
-    keys[#keys + 1] = list[at]
+    count = count + 1
+    keys[count] = list[at]
+    if type(list[at]) ~= 'string' then check(false, 'an owner\'s key') end
   end
   for first = 1, #keys, UNPACK_MAX do
     local last = math.min(first + UNPACK_MAX - 1, #keys)
     for i, text in ipairs(redis.call('MGET', unpack(keys, first, last))) do
-      local starts = text and tonumber(string.sub(text, 1, 13))
-      local width = text and tonumber(string.sub(text, 14, 18))
+      local starts = text and tonumber(sub(text, 1, 13))
+      local width = text and tonumber(sub(text, 14, 18))
       if starts and width then
         windows[keys[first + i - 1]] = {
-          starts = starts, width = width, holder = #text > 19 and string.sub(text, 20) or nil,
+          starts = starts, width = width, holder = #text > 19 and sub(text, 20) or nil,
         }
       end
     end
@@ -182,9 +183,10 @@ local function read_book(packed)
   for _, gateway in ipairs(gateways) do check(type(gateway) == 'string', 'a gateway') end
   local wishes = unpack_list(fields[7], 5)
   for at = 1, #wishes, 5 do
-    check(gateways[wishes[at + 1]] and is_number(wishes[at + 2], 0, STARTS_MS_MAX)
-      and is_number(wishes[at + 3], 0, STARTS_MS_MAX),
-      'a gateway\'s place, a horizon_ms and an until_ms')
+    if not (gateways[wishes[at + 1]] and is_number(wishes[at + 2], 0, STARTS_MS_MAX)
+        and is_number(wishes[at + 3], 0, STARTS_MS_MAX)) then
+      check(false, 'a gateway\'s place, a horizon_ms and an until_ms')
+    end
   end
   return {lead = fields[1], width = fields[2], grace = fields[3], slot = fields[4],
     lately_us = fields[5] * 1000, gateways = gateways, wishes = wishes}
@@ -247,7 +249,7 @@ local function book(keys, args)
   local windows = read_windows(wishes, 5)
   local calendars = read_calendars(keys, batch, now)
 
-  local reply, given = {now_ms}, {}
+  local reply, told, given = {now_ms}, 1, {}
   for at = 1, #wishes, 5 do
     local window = windows[wishes[at]]
     if not still_holds(window, batch.grace, now_ms, wishes[at + 4] == 1) then
@@ -258,8 +260,9 @@ local function book(keys, args)
       window = starts and {starts = starts, width = batch.width}
       if window then given[#given + 1] = {wishes[at], window} end
     end
-    reply[#reply + 1] = window and window.starts or 0
-    reply[#reply + 1] = window and window.width or 0
+    reply[told + 1] = window and window.starts or 0
+    reply[told + 2] = window and window.width or 0
+    told = told + 2
   end
 
   -- Point of no return.

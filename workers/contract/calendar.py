@@ -113,7 +113,9 @@ class Calendar:
         for key, wish in zip(keys, wishes, strict=True):
             if key not in of_owner or wish.was_turned_away:
                 of_owner[key] = wish
-        asked = sorted(of_owner.items(), key=lambda item: not item[1].was_turned_away)
+        asked = list(of_owner.items())
+        if any(wish.was_turned_away for wish in wishes):
+            asked.sort(key=lambda item: not item[1].was_turned_away)
         times_ms: list[int] = []
         windows: dict[str, Window | None] = {}
         for first in range(0, len(asked), WISHES_PER_CALL_MAX):

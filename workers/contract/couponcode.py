@@ -56,6 +56,15 @@ class CouponCodes:
 
         Lower case, hyphens and white space are accepted, as people and chats write them.
         """
+        claim = self._proven(code)
+        return None if claim is None else uuid_of(claim[1:])
+
+    def proves(self, code: str) -> bool:
+        """Say whether a code proves a coupon, where nobody wants its id."""
+        return self._proven(code) is not None
+
+    def _proven(self, code: str) -> bytes | None:
+        """Return what a code claims, if its signature is ours."""
         raw = _decode(code)
         if raw is None:
             return None
@@ -63,7 +72,7 @@ class CouponCodes:
         proven = False
         for key in self._keys.get(claim[0], ()):
             proven |= hmac.compare_digest(key.of(claim), mac)
-        return uuid_of(claim[1:]) if proven else None
+        return claim if proven else None
 
 
 def _version(key: bytes) -> int:

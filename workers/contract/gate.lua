@@ -199,7 +199,7 @@ ONE CALL: a candidate with the limits of a user (1 a second, burst 5) and a gate
     -> msgpack([0, 1, [], [1000000, 20000, 200000], 0, 0, 0, [], [], []])
 --]==]
 
-local VERSION = 3
+local VERSION = 4
 local CANDIDATES_MAX = 1000    -- Bounds how long one call holds the server: about 10 ms.
 local UNPACK_MAX = 1000        -- Lua's stack takes just under 8,000 values; even, to keep pairs.
 local ID_BYTES = 16
@@ -619,7 +619,7 @@ end
 local function decide(batch, policy, balances, level, rooms, in_flight)
   local takes, order, in_flight_max = batch.takes, batch.order, batch.in_flight_max
   local admitted, refused, bars, shortages, amounts, full = {}, {}, {}, {}, {}, {}
-  local barring = has_bars(batch, policy, balances)
+  local barring, bars_of = has_bars(batch, policy, balances), {}
   local common_max = #batch.ttls_ms == 1 and in_time_max(batch, policy, 1)
   for turn = 1, batch.count do
     local candidate = order and order[turn] or turn
@@ -627,13 +627,21 @@ local function decide(batch, policy, balances, level, rooms, in_flight)
     local user, conversation, route = takes[at - 2], takes[at - 1], takes[at]
     local bar, short, amount, final
     if barring then
-      bar, short, amount, final = find_bar(batch, policy, balances, candidate, route)
+      -- Issuance is barred by its class. Others of a route fare alike until units are taken.
+      local issues = class_of(batch, candidate) == CLASS_ISSUANCE
+      local known = not issues and bars_of[route]
+        or {find_bar(batch, policy, balances, candidate, route)}
+      if not issues then bars_of[route] = known end
+      bar, short, amount, final = known[1], known[2], known[3], known[4]
     end
     if not bar and in_flight < in_flight_max
         and in_flight <= (common_max or in_time_max(batch, policy, candidate))
         and take_if_fits(batch, rooms, full, level, candidate, user, conversation, route) then
       local want = balances and want_of(batch, route)
-      if want then take_units(balances, want) end
+      if want then
+        take_units(balances, want)
+        bars_of = {}
+      end
       in_flight = in_flight + 1
       admitted[#admitted + 1] = candidate
     else
@@ -677,6 +685,7 @@ end
 local function explain(batch, policy, level, refused, bars, backlogs, rooms, in_flight)
   local rates, rate_of, takes = batch.rates, batch.rate_of, batch.takes
   local full_of, queued, refusals = {}, {}, {}
+  local common_max = #batch.ttls_ms == 1 and in_time_max(batch, policy, 1)
   local layer, wait
   local function turn_at(place)
     local turn = queued[place] or 0
@@ -695,9 +704,10 @@ local function explain(batch, policy, level, refused, bars, backlogs, rooms, in_
     local user, conversation, route = takes[at - 2], takes[at - 1], takes[at]
     if rooms[user] < 1 then consider_full(user) end
     if rooms[conversation] < 1 then consider_full(conversation) end
-    full_of[route] = full_of[route] or full_limits(rooms, batch.routes[route])
-    for _, limit in ipairs(full_of[route]) do consider_full(limit) end
-    local excess = in_flight - in_time_max(batch, policy, candidate)
+    local full = full_of[route] or full_limits(rooms, batch.routes[route])
+    full_of[route] = full
+    for i = 1, #full do consider_full(full[i]) end
+    local excess = in_flight - (common_max or in_time_max(batch, policy, candidate))
     if excess > 0 then
       consider(LAYER_DEADLINE, (excess + turn_at('deadline')) / policy.trusted_per_s * 1000000)
     end

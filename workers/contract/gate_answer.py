@@ -94,7 +94,7 @@ def _lasts(flat: list[int]) -> dict[int, int]:
 
 
 def _retry_after_ms(layer: int, wait_us: int) -> int:
-    wait_ms = math.ceil(wait_us / 1000)
+    wait_ms = -(-wait_us // 1_000)
     if layer != _IN_FLIGHT:
         return wait_ms
     return min(wait_ms or IN_FLIGHT_RETRY_AFTER_MS, IN_FLIGHT_RETRY_AFTER_MS)

@@ -8,14 +8,18 @@ then a counter in `rand_a` that keeps ids of one process monotonic within a mill
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 from datetime import UTC, datetime
 from uuid import UUID, SafeUUID
 
-_NOISE_BYTES = 4_096  # asked of the system at once: each asking lets another thread in
+_NOISE = struct.Struct("512Q")  # asked of the system at once: each asking lets another thread in
+_RAND_B = 0x3FFF_FFFF_FFFF_FFFF
 
-_new, _set, _unknown = UUID.__new__, object.__setattr__, SafeUUID.unknown
+_new, _unknown = object.__new__, SafeUUID.unknown
+# An id's slots, past what keeps others from changing it.
+_set_int, _set_is_safe = vars(UUID)["int"].__set__, vars(UUID)["is_safe"].__set__
 
 
 def uuid_of(raw: bytes) -> UUID:
@@ -26,8 +30,8 @@ def uuid_of(raw: bytes) -> UUID:
 def _of_int(value: int) -> UUID:
     # UUID(int=…) checks what cannot be wrong here, and takes longer than all the rest.
     made = _new(UUID)
-    _set(made, "int", value)
-    _set(made, "is_safe", _unknown)
+    _set_int(made, value)
+    _set_is_safe(made, _unknown)
     return made
 
 
@@ -38,44 +42,46 @@ class _Maker:
         self.lock = threading.Lock()
         self._last_ms = 0
         self._sequence = 0
-        self._noise = memoryview(b"")
+        self._head = 0  # what the ids of that millisecond begin with
+        self._noise: list[int] = []
 
     def make(self) -> UUID:
-        """Make the next id; the lock is held."""
+        """Make an id greater than every id this process made before."""
         now_ms = time.time_ns() // 1_000_000
-        if now_ms > self._last_ms:
-            self._last_ms, self._sequence = now_ms, 0
-        else:
-            # A clock that steps back, or 4,096 ids in one millisecond, borrows from the future.
-            self._sequence += 1
-            if self._sequence > 0xFFF:
-                self._last_ms, self._sequence = self._last_ms + 1, 0
-        if not self._noise:
-            self._noise = memoryview(os.urandom(_NOISE_BYTES))
-        rand_b = int.from_bytes(self._noise[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
-        self._noise = self._noise[8:]
-        return _of_int(self._last_ms << 80 | 0x7 << 76 | self._sequence << 64 | 0b10 << 62 | rand_b)
+        with self.lock:
+            if now_ms > self._last_ms:
+                self._begin(now_ms)
+            else:
+                # A clock that steps back, or 4,096 ids in one millisecond, borrows from the future.
+                self._sequence += 1
+                if self._sequence > 0xFFF:
+                    self._begin(self._last_ms + 1)
+            if not self._noise:
+                self._noise = list(_NOISE.unpack(os.urandom(_NOISE.size)))
+            value = self._head | self._sequence << 64 | self._noise.pop() & _RAND_B
+        return _of_int(value)
 
     def forget_noise(self) -> None:
         """Ask for fresh noise: a child must not draw what its parent or its sibling draws too."""
         self.lock = threading.Lock()
-        self._noise = memoryview(b"")
+        self._noise = []
+
+    def _begin(self, ms: int) -> None:
+        """Begin a millisecond."""
+        self._last_ms, self._sequence = ms, 0
+        self._head = ms << 80 | 0x7 << 76 | 0b10 << 62
 
 
 _maker = _Maker()
 os.register_at_fork(after_in_child=_maker.forget_noise)
 
 
-def uuid7() -> UUID:
-    """Make an id greater than every id this process made before."""
-    with _maker.lock:
-        return _maker.make()
+uuid7 = _maker.make
 
 
 def uuid7_many(count: int) -> list[UUID]:
     """Make `count` ids in rising order."""
-    with _maker.lock:
-        return [_maker.make() for _ in range(count)]
+    return [uuid7() for _ in range(count)]
 
 
 def uuid7_floor(at: datetime) -> UUID:

@@ -154,6 +154,7 @@ class Batch:
         reply = Reply(answer)
         reconciled, in_flight, level = reply.reconciled, reply.in_flight, reply.level
         fresh, wait_ms = reply.policy_fresh, reply.predicted_wait_ms
+        refusals, shortages, lasts = reply.refusals, reply.shortages, reply.lasts_until_ms
         verdicts = []
         for at, plan in enumerate(self._plan_of):
             user = gateway = None
@@ -161,8 +162,8 @@ class Batch:
                 user = reply.quota(self._takes[3 * at], plan.user_limit)
             if plan.gateway_limit is not None:
                 gateway = reply.quota(plan.gateway, plan.gateway_limit)
-            limit, retry_after_ms = reply.refusals.get(at, _ADMITTED)
-            final, ahead, left, wanted = reply.shortages.get(at, _NO_SHORTAGE)
+            limit, retry_after_ms = refusals.get(at, _ADMITTED)
+            final, ahead, left, wanted = shortages.get(at, _NO_SHORTAGE)
             verdicts.append(
                 Verdict(
                     limit is None,
@@ -178,7 +179,7 @@ class Batch:
                     final,
                     ahead,
                     left,
-                    reply.lasts_until_ms.get(at),
+                    lasts.get(at),
                     wanted,
                 )
             )
@@ -206,8 +207,11 @@ class Batch:
         route = plan.routes.get(way)
         if route is None:
             route = plan.routes[way] = self._route(plan, candidate)
-        user = self._own_place(plan.user, candidate.user_id)
-        conversation = self._own_place(plan.conversation, candidate.conversation_id)
+        user = conversation = _NO_LIMIT
+        if plan.user is not None:
+            user = self._own_place(plan.user, candidate.user_id)
+        if plan.conversation is not None and candidate.conversation_id is not None:
+            conversation = self._own_place(plan.conversation, candidate.conversation_id)
         self._takes += (user, conversation, route)
         self._plan_of.append(plan)
 
@@ -262,9 +266,7 @@ class Batch:
             return None
         return _Own(self._rate(layer, limit), self._key(layer, ""), scope)
 
-    def _own_place(self, own: _Own | None, owner: str | None) -> int:
-        if own is None or owner is None:
-            return _NO_LIMIT
+    def _own_place(self, own: _Own, owner: str) -> int:
         place = own.places.get(owner)
         if place is None:
             place = own.places[owner] = self._place(own.key(owner), own.rate)

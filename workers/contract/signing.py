@@ -26,14 +26,15 @@ class Mac:
     def __init__(self, key: bytes, mac_bytes: int) -> None:
         """Keep a key of up to 64 bytes; `mac_bytes` of each HMAC are used."""
         padded = key.ljust(_BLOCK_BYTES, b"\0")
-        self._inner = sha256(bytes([byte ^ 0x36 for byte in padded]))
-        self._outer = sha256(bytes([byte ^ 0x5C for byte in padded]))
+        self._inner = sha256(bytes([byte ^ 0x36 for byte in padded])).copy
+        self._outer = sha256(bytes([byte ^ 0x5C for byte in padded])).copy
         self._mac_bytes = mac_bytes
 
     def of(self, signed: bytes) -> bytes:
         """Return the first bytes of the HMAC."""
-        inner, outer = self._inner.copy(), self._outer.copy()
+        inner = self._inner()
         inner.update(signed)
+        outer = self._outer()
         outer.update(inner.digest())
         return outer.digest()[: self._mac_bytes]
 

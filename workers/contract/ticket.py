@@ -23,7 +23,9 @@ TICKET_CHARS: Final = 32
 
 _START_BYTES: Final = 6
 _WIDTH_BYTES: Final = 3
+_WIDTH_BITS: Final = 8 * _WIDTH_BYTES
 _CLAIM_BYTES: Final = 1 + _START_BYTES + _WIDTH_BYTES
+_START_MS_MAX: Final = (1 << 8 * _START_BYTES) - 1
 _MAC_BYTES: Final = 14  # With the claim 24 bytes, which base64 writes without spare bits.
 _TICKET: Final = re.compile(f"[A-Za-z0-9_-]{{{TICKET_CHARS}}}")
 
@@ -34,7 +36,7 @@ class Tickets:
     def __init__(self, master: str, old_masters: tuple[str, ...] = ()) -> None:
         keys = [derive_key(secret, "appointment-ticket") for secret in (master, *old_masters)]
         self._key = Mac(keys[0], _MAC_BYTES)
-        self._version = _version(keys[0])
+        self._head = _version(keys[0]) << _WIDTH_BITS + 8 * _START_BYTES  # of every claim
         self._keys: dict[int, list[Mac]] = {}
         for key in keys:
             self._keys.setdefault(_version(key), []).append(Mac(key, _MAC_BYTES))
@@ -44,15 +46,12 @@ class Tickets:
 
         Raises ValueError for a window before 1970, after 10889, or not of 1 to `WIDTH_MS_MAX` ms.
         """
-        if not (0 <= window.starts_ms < 1 << 8 * _START_BYTES):
+        starts_ms, width_ms = window.starts_ms, window.width_ms
+        if not 0 <= starts_ms <= _START_MS_MAX:
             raise ValueError(f"expected a window in Unix ms, got {window}")
-        if not 1 <= window.width_ms <= WIDTH_MS_MAX:
+        if not 1 <= width_ms <= WIDTH_MS_MAX:
             raise ValueError(f"expected a window of 1 to {WIDTH_MS_MAX} ms, got {window}")
-        claim = (
-            bytes([self._version])
-            + window.starts_ms.to_bytes(_START_BYTES)
-            + window.width_ms.to_bytes(_WIDTH_BYTES)
-        )
+        claim = (self._head | starts_ms << _WIDTH_BITS | width_ms).to_bytes(_CLAIM_BYTES)
         mac = self._key.of(claim + _holder(gateway_id, user_id, campaign_id))
         return urlsafe_b64encode(claim + mac).decode()
 
@@ -75,7 +74,7 @@ class Tickets:
 def _holder(gateway_id: str, user_id: str, campaign_id: str) -> bytes:
     # The lengths keep apart ("a", "bc") and ("ab", "c"), and the user that follows from both.
     scope = f"{len(gateway_id)}:{gateway_id}{len(campaign_id)}:{campaign_id}{user_id}"
-    return scope.encode(errors="surrogatepass")
+    return scope.encode("utf-8", "surrogatepass")
 
 
 def _version(key: bytes) -> int:

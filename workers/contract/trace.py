@@ -67,7 +67,7 @@ def _ascii(text: object) -> bytes | None:
 
 def trace_of(traceparent: bytes | None) -> int:
     """Take the trace's id from a `traceparent`, or make one. It names a trace, and guards nothing."""
-    parent = parent_of(traceparent)
+    parent = parent_of(traceparent) if traceparent else None
     return parent.context.trace if parent is not None else random.getrandbits(128) or 1
 
 

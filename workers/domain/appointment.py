@@ -48,6 +48,7 @@ BOOKED_AHEAD_MS_MAX: Final = 60 * 60_000
 _LOAD_LIMITS: Final = frozenset({"level", "deadline", "in_flight", "campaign"})
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
 
 
 class Window(Struct, frozen=True, gc=False):
@@ -157,7 +158,8 @@ def arrival(window: Window, now_ms: int) -> Arrival:
 
 def appointment(window: Window, ticket: str) -> Appointment:
     """Return what the holder is told."""
-    return Appointment(ticket, _moment(window.starts_ms), _moment(window.ends_ms))
+    starts = _EPOCH + window.starts_ms * _MS
+    return Appointment(ticket, starts, starts + window.width_ms * _MS)
 
 
 def next_block(
@@ -182,7 +184,3 @@ def next_block(
         return None
     until_ms = min(position_ms + BLOCK_MS, now_ms + BOOKED_AHEAD_MS_MAX)
     return Block(recorded_ms, begins_ms, until_ms) if until_ms > begins_ms else None
-
-
-def _moment(unix_ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=unix_ms)

@@ -78,10 +78,13 @@ class OrderIntent(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     expected_total: Money | None = None
 
     def __post_init__(self) -> None:
-        if len(self.lines) > 1 and len({line.sku for line in self.lines}) < len(self.lines):
+        skus = {line.sku for line in self.lines}
+        if len(skus) < len(self.lines):
             raise ValueError("`lines` names a sku twice; add its quantities into one line")
         _check(self.user_id, self.conversation_id, self.coupon_code)
-        _check_names(self.campaign_id, self.locale, [line.sku for line in self.lines])
+        _check_names(self.campaign_id, self.locale)
+        if not _names.issuperset(skus):
+            _check_skus(self.lines)
 
 
 class IssuanceIntent(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,13 +98,15 @@ class IssuanceIntent(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         _check(self.user_id, self.conversation_id, None)
-        _check_names(self.campaign_id, self.locale, ())
+        _check_names(self.campaign_id, self.locale)
 
 
 _is_printable = re.compile(_PRINTABLE).match
-# Names are of campaigns, items and languages: few, and the same all day.
-_is_name = lru_cache(maxsize=4_096)(re.compile(_NAME).match)
+_is_name = re.compile(_NAME).match
 _is_locale = lru_cache(maxsize=256)(re.compile(_LOCALE).match)
+# Names are of campaigns and items: few, and the same all day. Those that were found to be some.
+_names: set[str] = set()
+_NAMES_MAX = 4_096
 
 
 def _check(user_id: str, conversation_id: str | None, coupon_code: str | None) -> None:
@@ -115,15 +120,29 @@ def _check(user_id: str, conversation_id: str | None, coupon_code: str | None) -
             raise ValueError(f"`{field}` holds a control character; leave it out")
 
 
-def _check_names(campaign_id: str, locale: str | None, skus: Iterable[str]) -> None:
+def _check_names(campaign_id: str, locale: str | None) -> None:
     """Raise ValueError of a name that is none."""
-    if not _is_name(campaign_id):
+    if campaign_id not in _names and not _learn(campaign_id):
         raise ValueError(f"`campaign_id` {_NAME_IN_WORDS}")
     if locale is not None and not _is_locale(locale):
         raise ValueError("`locale` is a language tag: letters, digits and `-`, such as zh-CN")
-    for place, sku in enumerate(skus):
-        if not _is_name(sku):
+
+
+def _check_skus(lines: Iterable[Line]) -> None:
+    """Raise ValueError of the first name that is none."""
+    for place, line in enumerate(lines):
+        if not _learn(line.sku):
             raise ValueError(f"`lines[{place}].sku` {_NAME_IN_WORDS}")
+
+
+def _learn(name: str) -> bool:
+    """Say whether it is a name, and remember one that is."""
+    if not _is_name(name):
+        return False
+    if len(_names) >= _NAMES_MAX:
+        _names.clear()
+    _names.add(name)
+    return True
 
 
 class IntentBody(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):

@@ -48,8 +48,12 @@ class TimeArray(bytes):
 
 def uuids(values: Iterable[UUID]) -> UuidArray:
     """Pack ids, none of which is missing."""
-    raw = [value.int.to_bytes(16, "big") for value in values]
-    return UuidArray(_head(_UUID, len(raw)) + _UUID_LENGTH.join([b"", *raw]))
+    return raw_uuids([value.int.to_bytes(16, "big") for value in values])
+
+
+def raw_uuids(values: Sequence[bytes]) -> UuidArray:
+    """Pack what is kept as an id: 16 bytes each."""
+    return UuidArray(_head(_UUID, len(values)) + _UUID_LENGTH.join([b"", *values]))
 
 
 def uuids_or_nulls(values: Sequence[UUID | None]) -> UuidArray:

@@ -19,13 +19,14 @@ from workers.store.sql import queries
 _SQL = queries("journal")
 
 KEYS_OUTLIVE = timedelta(days=7)  # after a campaign's coupons expired: a promise of the API
+_SEPARATOR = "\x1f"
 _encode = msgspec.json.Encoder().encode
 
 
 class Entry(Struct, frozen=True, kw_only=True):
     """One intent as the journal takes it."""
 
-    digest: UUID
+    digest: bytes
     intent_id: UUID
     fingerprint: UUID
     kind: Kind
@@ -43,13 +44,13 @@ class BoundKey(Struct, frozen=True):
     fingerprint: UUID
 
 
-def key_digest(gateway_id: str, kind: Kind, user_id: str, idempotency_key: str) -> UUID:
+def key_digest(gateway_id: str, kind: Kind, user_id: str, idempotency_key: str) -> bytes:
     """Digest of a key in its scope: 16 bytes, kept as a uuid.
 
     None of the parts may hold a control character, so the separator keeps them apart.
     """
-    scoped = f"{gateway_id}\x1f{kind}\x1f{user_id}\x1f{idempotency_key}".encode()
-    return uuid_of(hashlib.sha256(scoped).digest()[:16])
+    scoped = _SEPARATOR.join((gateway_id, kind, user_id, idempotency_key))
+    return hashlib.sha256(scoped.encode()).digest()[:16]
 
 
 def fingerprint(intent: OrderIntent | IssuanceIntent) -> UUID:
@@ -65,11 +66,11 @@ def append_many(
     An entry whose key is known is left out of the answer, and changes nothing. Doing it again with
     the same entries is harmless, so a lost reply is settled by asking again.
     """
-    rows = sorted(entries, key=lambda entry: entry.digest.int)  # as PostgreSQL orders them
+    rows = sorted(entries, key=lambda entry: entry.digest)  # as PostgreSQL orders them
     cursor = connection.execute(
         _SQL.journal_append_many,
         {
-            "digests": arrays.uuids([row.digest for row in rows]),
+            "digests": arrays.raw_uuids([row.digest for row in rows]),
             "intent_ids": arrays.uuids([row.intent_id for row in rows]),
             "fingerprints": arrays.uuids([row.fingerprint for row in rows]),
             "kinds": arrays.texts([row.kind.value for row in rows]),
@@ -85,7 +86,8 @@ def append_many(
     return dict(cursor.fetchall())
 
 
-def find_keys(connection: Connection, digests: Sequence[UUID]) -> dict[UUID, BoundKey]:
-    """Return what these keys are bound to; unknown ones are left out."""
-    rows = connection.execute(_SQL.keys_find_many, {"digests": list(digests)}, binary=True)
-    return {digest: BoundKey(intent_id, mark) for digest, intent_id, mark, _ in rows}
+def find_keys(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, BoundKey]:
+    """Return what the keys of these digests are bound to; unknown ones are left out."""
+    packed = {"digests": arrays.raw_uuids(digests)}
+    rows = connection.execute(_SQL.keys_find_many, packed, binary=True)
+    return {digest.bytes: BoundKey(intent_id, mark) for digest, intent_id, mark, _ in rows}

@@ -136,7 +136,7 @@ def _journal(world: World, fault: Fault, user: str, body: str) -> UUID:
     intent_id = uuid7()
     key = f"{world.campaign_id}-poison-{fault.pick}"
     parameters = {
-        "digest": key_digest(GATEWAY, Kind.ORDER, user, key),
+        "digest": UUID(bytes=key_digest(GATEWAY, Kind.ORDER, user, key)),
         "intent_id": intent_id,
         "gateway_id": GATEWAY,
         "key": key,

@@ -137,12 +137,12 @@ def budget_unchecked() -> None:
             }
         }
     )
-    candidate = Admitting._candidate  # noqa: SLF001
+    candidates = Admitting._candidates  # noqa: SLF001
 
-    def unheld(admitting: Admitting, one: Any, rules: Any, *, by_class: bool) -> Any:
-        return candidate(admitting, one, replace(rules, coupon_values={}), by_class=by_class)
+    def unheld(admitting: Admitting, asked: Any, rules: Any) -> Any:
+        return candidates(admitting, asked, replace(rules, coupon_values={}))
 
-    Admitting._candidate = unheld  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    Admitting._candidates = unheld  # type: ignore[assignment,method-assign]  # noqa: SLF001
 
 
 def ack_before_commit() -> None:
