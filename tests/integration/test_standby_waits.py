@@ -43,6 +43,7 @@ def admin(server: str) -> Iterator[psycopg.Connection[Any]]:
         assert comes_true(
             lambda: connection.execute("SHOW synchronous_standby_names").fetchone() == ("nobody",)
         )
+        assert comes_true(lambda: commit_waits(server, connection))
         yield connection
         connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
         connection.execute("SELECT pg_reload_conf()")
@@ -64,9 +65,23 @@ class Attempt:
         except BaseException as error:
             self.error = error
 
+    @property
+    def goes_on(self) -> bool:
+        return self._thread.is_alive()
+
     def end(self) -> None:
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+
+def commit_waits(server: str, admin: psycopg.Connection[Any]) -> bool:
+    """Whether a commit waits now: others know of the setting when the checkpointer has read it."""
+    with closing(connect(server, WORKER, Bounds(), name="test")) as writer:
+        attempt = Attempt(lambda: writer.execute("INSERT INTO public.noted VALUES (0)"))
+        waited = False
+        while attempt.goes_on:
+            waited |= admin.execute(CANCEL).fetchone() is not None
+        return waited
 
 
 def cancelled(admin: psycopg.Connection[Any], attempt: Attempt) -> Attempt:
