@@ -159,12 +159,13 @@ class _Course:
 
     def _until(self, began: float, fact: Callable[[], bool]) -> float | None:
         """Wait for a fact; return its seconds since `began`, None where it does not come."""
-        while (took_s := history.now() - began) < self._run.drain_s_max:
-            if fact():
-                return round(history.now() - began, 2)
+        while not fact():
+            took_s = history.now() - began
+            if took_s >= self._run.drain_s_max:
+                return None
             self._show("draining", took_s / self._run.drain_s_max)
             time.sleep(_LOOK_S)
-        return None
+        return round(history.now() - began, 2)
 
     def _is_drained(self) -> bool:
         with contextlib.suppress(psycopg.Error):
