@@ -131,6 +131,16 @@ def test_no_stock_is_final_only_when_nothing_is_reserved(valkey_url: str) -> Non
     assert admitted(gate.admit(_buyers(2), NO_LIMITS)) == [True, False]
 
 
+def test_who_wants_more_than_can_ever_be_free_is_told_so_at_once(valkey_url: str) -> None:
+    """One unit that nobody else wants does not keep a buyer of two waiting for ever."""
+    gate = open_gate(valkey_url)
+    gate.tell_balances([_balance(1, 0)])
+    assert _told(gate.admit(_buyers(amount=2), NO_LIMITS)[0]) == (False, "stock", True, 0, 1)
+    gate.tell_balances([_balance(1, 1, version=2)])
+    assert _told(gate.admit(_buyers(amount=2), NO_LIMITS)[0]) == (False, "stock", False, 0, 1)
+    assert admitted(gate.admit(_buyers(), NO_LIMITS)) == [True]
+
+
 def test_a_budget_is_judged_like_stock_and_named_as_what_it_is(valkey_url: str) -> None:
     """Units of a budget are money: sums beyond 32 bits add up."""
     gate = open_gate(valkey_url)

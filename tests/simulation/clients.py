@@ -82,7 +82,7 @@ class Client:
                 stock = self._pipeline.database.stock
                 if not final:
                     self._again(MOST_MS)
-                elif all(sum(stock[line.sku][:2]) for line in self.intent.lines):
+                elif all(sum(stock[line.sku][:2]) >= line.quantity for line in self.intent.lines):
                     self.faults.append(f"{self.key} was told sold out for good of {stock}")
             case Unanswered():
                 self._no(posted)

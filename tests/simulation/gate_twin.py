@@ -219,7 +219,7 @@ class Server:
             told = self.balances[key]
             if _left(told.at_us + BALANCE_AGE_US_MAX, BALANCE_AGE_US_MAX, now) <= 0:
                 continue
-            final = told.available == 0 and told.reserved == 0
+            final = told.available + told.reserved < amount
             if final or (short is None and told.available - ahead[key] < amount):
                 short = {"limit": "stock", "retry_after_ms": 0, "final": final}
                 short |= {"ahead": ahead[key], "left": told.available, "wanted": amount}

@@ -68,16 +68,16 @@ deadlines. wait_max_ms does not bind by a guess, and no predicted wait is told b
 
 STOCK AND BUDGET. Whoever reads a balance from the database tells it with its version; the highest
 version stays, and being told the same again keeps it fresh. A version older than a minute gives way
-to any: a restored database counts from lower ones. The units that a candidate would take of a
-known balance are held under its id while it is in flight, and counted per balance ("ahead"); so
-left - ahead is what a newcomer can still get. An id is held once and returned once, whoever settles
-or releases it how often. A candidate is refused finally if available and reserved are both zero as
-committed; else, not finally, if left - ahead is less than it wants. What is unknown, or was told
-more than balance_age_us_max ago, judges nobody: the database decides. How fast a balance goes is a mean
-of what left between two tellings, weighed by the time between them; by it whoever is refused for
-lack of a rate hears how long what it wants will last. After a flush both balances
-and holds are unknown, and those who were admitted before a balance was known are not held: the gate
-then lets more through than there is, never less.
+to any: a restored database counts from lower ones. The units that a candidate would take of a known
+balance are held under its id while it is in flight, and counted per balance ("ahead"); so left -
+ahead is what a newcomer can still get. An id is held once and returned once, whoever settles or
+releases it how often. A candidate is refused finally if it wants more than is available and
+reserved together, as committed; else, not finally, if left - ahead is less than it wants. What is
+unknown, or was told more than balance_age_us_max ago, judges nobody: the database decides. How fast
+a balance goes is a mean of what left between two tellings, weighed by the time between them; by it
+whoever is refused for lack of a rate hears how long what it wants will last. After a flush both
+balances and holds are unknown, and those who were admitted before a balance was known are not held:
+the gate then lets more through than there is, never less.
 
 KEYS. {p} is the deployment's prefix; its braces keep all keys in one slot of a cluster.
   {p}:in_flight              set of 16-byte intent ids; no expiry
@@ -507,14 +507,14 @@ end
 
 -- admit: decide ----------------------------------------------------------------------------------
 
--- Returns the first balance that a want finds gone for good, else the first that is too short; how
--- much it wants of that; and whether it is gone.
+-- Returns the first balance that is too low for a want even if all that is reserved comes back, else
+-- the first that is too short now; how much it wants of that; and whether no waiting helps.
 local function find_shortage(balances, want)
   local short, amount = nil, nil
   for i = 1, #want, 2 do
     local balance = balances[want[i]]
     if balance and balance.fresh then
-      if balance.left == 0 and balance.reserved == 0 then return balance, want[i + 1], true end
+      if balance.left + balance.reserved < want[i + 1] then return balance, want[i + 1], true end
       if not short and balance.left - balance.ahead < want[i + 1] then
         short, amount = balance, want[i + 1]
       end
