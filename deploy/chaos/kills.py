@@ -188,7 +188,8 @@ def _run_of(number: int, seed: int, folder: Path) -> harness.Run:
 
 def _beside(kills: Kills, seed: int, folder: Path, screen: Screen) -> Kills:
     screen.begin(f"beside it, seed {seed}", SCENARIOS["plain-kombu"].line)
-    verdict = comparison.perform(seed, _BESIDE_S, folder / "beside", screen)
+    evidence = folder / f"beside-{len(kills.beside):04}"
+    verdict = comparison.perform(seed, _BESIDE_S, evidence, screen)
     screen.done(remark(verdict), clean=verdict.clean)
     kills = add_beside(kills, verdict)
     write(folder, kills)
